@@ -34,6 +34,14 @@ pub mod pool;
 mod shadow;
 mod tracker;
 
+/// The phases of a removal, for the tests that wrong orders of its steps do not compile.
+#[doc(hidden)]
+pub mod phases {
+    pub use crate::granule::removal::{
+        Broken, Cleared, Copied, Drained, Moved, Planned, Unlinked, UnmapBatch,
+    };
+}
+
 pub use emulated_dart::AccessError;
 pub use engine::{AccessKind, Configuration, Engine, FaultDisposition};
 pub use granule::Isolation;

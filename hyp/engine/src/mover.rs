@@ -44,6 +44,8 @@ pub(crate) struct PageState {
     is_broken: bool,
     /// Whether the page has a stage-2 entry of its own.
     is_prepared: bool,
+    /// Whether the current batch is about to move the page.
+    is_about_to_move: bool,
 }
 
 /// Which accesses of CPUs to a page are trapped.
@@ -94,6 +96,7 @@ impl Mover {
             is_listed: false,
             is_broken: false,
             is_prepared: false,
+            is_about_to_move: false,
         };
         Self {
             ranges,
@@ -146,6 +149,16 @@ impl Mover {
     /// Whether `page` is at home.
     pub(crate) fn is_home(&self, page: Gfn) -> bool {
         self.locate(page) == page.home()
+    }
+
+    /// Whether `page` is at home and stays there in the current batch.
+    pub(crate) fn stays_home(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|state| state.away == 0 && !state.is_about_to_move)
+    }
+
+    /// Records that the current batch is about to move `page`.
+    pub(crate) fn set_about_to_move(&mut self, page: Gfn) {
+        self.state_mut(page).is_about_to_move = true;
     }
 
     /// Whether `page` is broken in stage 2, until [`Self::remap`].
@@ -265,6 +278,7 @@ impl Mover {
         let state = self.state_mut(page);
         invariant!(state.is_broken && is_flushed, "a page moves only while it is broken: {page:?}");
         state.away = if to == page.home() { 0 } else { to.0 };
+        state.is_about_to_move = false;
         sink.event(Event::Moved { page, to });
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) at: Hfn,
     pub(crate) is_prepared: bool,
     pub(crate) phase: Phase,
+    /// Whether the hardware was invalidated while the page was broken.
+    pub(crate) waited_for_drain: bool,
 }
 
 /// What a CPU has cached of a page.
@@ -52,6 +54,8 @@ pub struct CpuTables {
     /// Of each CPU, by page.
     pub(crate) cached: Vec<Vec<Translation>>,
     pub(crate) moving: Vec<Gfn>,
+    /// Whether a live move was reported since the last page was made.
+    pub(crate) has_live_move: bool,
     pub(crate) stage2: Stage2<BbmChecker>,
     checker: BbmChecker,
     /// What walks find where they may find more than one thing.
@@ -96,7 +100,12 @@ impl CpuTables {
         let mut owners = vec![None; host_pages];
         let ram = layout.ram.iter().flat_map(|&(first, pages)| (first.0..first.0 + pages).map(Gfn));
         for (index, page) in ram.enumerate() {
-            entries.push(Entry { at: page.home(), is_prepared: false, phase: Phase::Live });
+            entries.push(Entry {
+                at: page.home(),
+                is_prepared: false,
+                phase: Phase::Live,
+                waited_for_drain: false,
+            });
             owners[index] = Some(page);
         }
         let mut runs: Vec<_> =
@@ -114,6 +123,7 @@ impl CpuTables {
             owners,
             cached,
             moving: Vec::new(),
+            has_live_move: false,
             stage2,
             checker,
             walks: Random::new(1),
@@ -145,6 +155,15 @@ impl CpuTables {
     /// Who watches what is done to the tables.
     pub fn checker(&self) -> &BbmChecker {
         &self.checker
+    }
+
+    /// Records that the hardware was invalidated: CPUs wait for it in broken pages.
+    pub(crate) fn note_drain(&mut self) {
+        for index in 0..self.moving.len() {
+            if let Some(entry) = self.entry_mut(self.moving[index]) {
+                entry.waited_for_drain |= entry.phase != Phase::Made;
+            }
+        }
     }
 
     /// The guest page that CPUs find at `at`, or may still find there.

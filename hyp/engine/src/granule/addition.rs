@@ -51,12 +51,15 @@ impl GranuleMapper {
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
-        self.mover.flush_tlb(host);
         if fills_reached_slot {
             // A device may have written into the red zone of such a slot. The write must have
             // landed before a page of the guest moves into the slot.
             self.invalidate(host, domain);
         }
+        for copy in &copies {
+            self.break_for(host, domain, copy);
+        }
+        self.mover.flush_tlb(host);
         for copy in &copies {
             self.carry_out(host, domain, copy);
         }
@@ -128,7 +131,7 @@ impl GranuleMapper {
         }
         let is_private = self.needs_private(&state, &wanted);
         while let Some((index, slot)) = Self::exposed(&state).filter(|_| is_private) {
-            self.demote(host, requester.at(granule, index), slot, &mut state, copies);
+            self.demote(requester.at(granule, index), slot, &mut state, copies);
             self.set_state(domain, granule, state);
         }
         let has_tables = self.prepare_tables(host, domain, granule);
@@ -223,9 +226,8 @@ impl GranuleMapper {
         };
         state.form = Form::Relocated(frame);
         put(state, at, Slot { page, permission, is_bounce: is_alias, is_filled: !is_alias });
-        // Without the break, a CPU's store between the fill and the trap would reach one copy only.
-        if kind == CopyKind::Move || Self::trap_for(permission) > self.mover.trap(page) {
-            self.mover.break_page(host, page);
+        if kind == CopyKind::Move {
+            self.mover.set_about_to_move(page);
         }
         copies.push(PageCopy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placement::Bounce } else { Placement::Migrated })
@@ -234,7 +236,6 @@ impl GranuleMapper {
     /// Plans to move the page in a read-only slot home, which makes the slot a bounce page.
     fn demote(
         &mut self,
-        host: &mut impl Host,
         at: Place,
         slot: Slot,
         state: &mut GranuleState,
@@ -242,8 +243,7 @@ impl GranuleMapper {
     ) {
         let page = slot.page;
         put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
-        // The page has moved before, so it has a stage-2 entry of its own.
-        self.mover.break_page(host, page);
+        self.mover.set_about_to_move(page);
         copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Demote });
     }
 
@@ -290,6 +290,19 @@ impl GranuleMapper {
         let state = self.mover.state_mut(page);
         let mapping = Mapping { domain, iova: at.iova };
         self.aliases.add(&mut state.mappings, mapping, max).map_err(|_| Refusal::TooManyAliases)
+    }
+
+    /// Breaks the page of `copy` if it moves, or if CPUs' accesses to it are to be trapped: without
+    /// the break, a CPU's store between the fill and the trap would reach one copy only.
+    fn break_for(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
+        let moves = matches!(copy.kind, CopyKind::Move | CopyKind::Demote);
+        let state = self.state(domain, copy.at.iova.granule());
+        let slot = state.slots.get(copy.at.iova.slot()).copied().flatten();
+        let permission = slot.must("a copy is for a mapped slot").permission;
+        if moves || Self::trap_for(permission) > self.mover.trap(copy.page) {
+            // It has a stage-2 entry of its own: it was prepared, or has moved before.
+            self.mover.break_page(host, copy.page);
+        }
     }
 
     /// Fills a slot. Copies are made in the order in which they were planned, so the bounce page of

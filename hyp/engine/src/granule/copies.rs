@@ -139,7 +139,7 @@ impl GranuleMapper {
     ///
     /// One that a device may write is preferred: the fewer of those are left, the less has to be
     /// trapped.
-    fn promotable(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
+    pub(super) fn promotable(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
         if self.mover.is_pinned(page) {
             return None;
         }

@@ -123,10 +123,15 @@ impl GranuleMapper {
         true
     }
 
+    /// Takes a page from the list of visited pages, if there is one.
+    pub(super) fn unlist(&mut self) -> Option<Gfn> {
+        let page = self.listed.pop()?;
+        self.mover.state_mut(page).is_listed = false;
+        Some(page)
+    }
+
     /// Empties the list of visited pages.
     pub(super) fn unlist_all(&mut self) {
-        while let Some(page) = self.listed.pop() {
-            self.mover.state_mut(page).is_listed = false;
-        }
+        while self.unlist().is_some() {}
     }
 }

@@ -13,7 +13,7 @@
 //! direct only if no further neighbour is expected. A run that they only read always is. The
 //! reasons are in `docs/adr/0015-windows.md`.
 
-use oche_types::addr::{Gfn, Granule, HostGranule, SLOTS, SlotRun};
+use oche_types::addr::{Granule, HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::{Leaf, Permission};
 use oche_types::event::{Event, Placement, Refusal};
 
@@ -111,14 +111,11 @@ impl GranuleMapper {
         let run = SlotRun::around(wanted.map(|leaf| leaf.is_some()))?;
         let first = wanted.get(run.first()).copied().flatten()?;
         let frame = first.page.home().frame();
-        let has_place = |page: Gfn| {
-            self.mover.is_ram(page) && self.mover.is_home(page) && !self.mover.is_broken(page)
-        };
         let is_in_order = wanted.iter().enumerate().all(|(slot, leaf)| match leaf {
             Some(leaf) => {
                 leaf.page.slot() == slot
                     && leaf.page.home().frame() == frame
-                    && has_place(leaf.page)
+                    && self.mover.stays_home(leaf.page)
             }
             None => !run.contains(slot),
         });

@@ -1,17 +1,226 @@
 //! The first half of a batch: mappings that the guest has removed or changed.
+//!
+//! The steps of a removal must follow each other in one order. Each phase of an [`UnmapBatch`] is a
+//! type of its own, with the one step that may come next, so another order does not compile:
+//!
+//! ```
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
+//! }
+//! ```
+//!
+//! Before the device's entry is cleared nothing drains:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().drain().unlink().break_pages().move_pages().remap();
+//! }
+//! ```
+//!
+//! What a split granule keeps is copied before its entry names the new frame:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.clear_entries().drain().unlink().break_pages().move_pages().remap();
+//! }
+//! ```
+//!
+//! A mapping is forgotten only when no device reaches it any more:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().clear_entries().unlink().break_pages().move_pages().remap();
+//! }
+//! ```
+//!
+//! CPUs lose a page only after the drain, while which it stays reachable:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().clear_entries().break_pages().drain().unlink().move_pages().remap();
+//! }
+//! ```
+//!
+//! A page moves only while it is broken:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().clear_entries().drain().unlink().move_pages().remap();
+//! }
+//! ```
+//!
+//! CPUs get a page again only after it has moved:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::{Planned, UnmapBatch};
+//! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
+//!     batch.copy_splits().clear_entries().drain().unlink().break_pages().remap();
+//! }
+//! ```
 
-use oche_types::addr::{Gfn, Hfn, SLOTS};
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+
+use oche_types::addr::{Gfn, SLOTS};
 use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
 use crate::granule::alias::Mapping;
-use crate::granule::copies::apply_diff;
-use crate::granule::direct;
-use crate::granule::state::{Form, GranuleState, Slot};
-use crate::granule::work::{Split, UnmapOp};
+use crate::granule::state::{Form, GranuleState};
+use crate::granule::work::UnmapOp;
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 use crate::pool::RED_ZONE;
+
+/// Removals that are carried out together. `Phase` is the step that was made last.
+#[must_use]
+pub struct UnmapBatch<'a, H, Phase> {
+    mapper: &'a mut GranuleMapper,
+    host: &'a mut H,
+    requester: Requester,
+    domain: DomainId,
+    ops: Vec<UnmapOp>,
+    phase: PhantomData<Phase>,
+}
+
+/// What is unmapped is known, and all memory that it needs has been taken.
+#[derive(Debug)]
+pub struct Planned;
+/// What split granules keep is in their new frames, and broken.
+#[derive(Debug)]
+pub struct Copied;
+/// The tables no longer let devices reach what leaves.
+#[derive(Debug)]
+pub struct Cleared;
+/// No device reaches what leaves: its writes have landed, and copies are equal.
+#[derive(Debug)]
+pub struct Drained;
+/// The granule map no longer has what leaves.
+#[derive(Debug)]
+pub struct Unlinked;
+/// No CPU reaches the pages that are about to move.
+#[derive(Debug)]
+pub struct Broken;
+/// Each page is at its new place, and vacated slots are red zones.
+#[derive(Debug)]
+pub struct Moved;
+
+impl<'a, H: Host, Phase> UnmapBatch<'a, H, Phase> {
+    /// The same batch after its next step.
+    fn then<Next>(self) -> UnmapBatch<'a, H, Next> {
+        let Self { mapper, host, requester, domain, ops, .. } = self;
+        UnmapBatch { mapper, host, requester, domain, ops, phase: PhantomData }
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Planned> {
+    /// Breaks what split granules keep, and copies it to their new frames.
+    pub fn copy_splits(self) -> UnmapBatch<'a, H, Copied> {
+        if self.ops.iter().any(|op| op.split.is_some()) {
+            for op in self.ops.iter().filter(|op| op.split.is_some()) {
+                for (_, kept) in op.kept() {
+                    self.mapper.mover.break_page(self.host, kept.page);
+                }
+            }
+            self.mapper.mover.flush_tlb(self.host);
+            for op in &self.ops {
+                self.mapper.copy_split(self.host, op);
+            }
+            // The bytes must be visible before the entries that let devices reach them.
+            self.host.publish();
+        }
+        self.then()
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Copied> {
+    /// Stores the granules' hardware entries without what leaves, or, for a split granule, with
+    /// its new frame.
+    pub fn clear_entries(self) -> UnmapBatch<'a, H, Cleared> {
+        for op in &self.ops {
+            let mut after = op.remainder();
+            if let Some(split) = op.split {
+                after.form = Form::Relocated(split.frame);
+            }
+            self.mapper.set_entry(self.host, self.domain, op.granule, &after);
+        }
+        self.then()
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Cleared> {
+    /// Waits until no device uses the entries before, and makes the copies equal of each page that
+    /// loses a mapping.
+    pub fn drain(self) -> UnmapBatch<'a, H, Drained> {
+        // Needed even if no entry changed: only this ensures that devices' writes have landed.
+        self.mapper.invalidate(self.host, self.domain);
+        for op in &self.ops {
+            self.mapper.complete_split(self.host, self.requester, self.domain, op);
+        }
+        // Merge what devices wrote while all copies are still in the granule map.
+        for (_, slot) in self.ops.iter().flat_map(UnmapOp::leaving) {
+            if self.mapper.list(slot.page) {
+                self.mapper.equalize(self.host, slot.page);
+            }
+        }
+        self.then()
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Drained> {
+    /// Removes every leaving mapping from its page's list and from the granule map: all before any
+    /// page moves, because a page must not move to a slot that is unmapped in the same batch.
+    pub fn unlink(self) -> UnmapBatch<'a, H, Unlinked> {
+        for op in &self.ops {
+            self.mapper.unlink_leaving(self.host, self.requester, self.domain, op);
+        }
+        self.then()
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Unlinked> {
+    /// Breaks every page that moves because it has lost a mapping.
+    pub fn break_pages(self) -> UnmapBatch<'a, H, Broken> {
+        for index in 0..self.mapper.listed.len() {
+            let Some(page) = self.mapper.listed.get(index).copied() else { break };
+            // If stage 2 has no entry for a page at home, the page stays there, and its bounce
+            // pages are not promoted.
+            if self.mapper.has_to_move(page) && self.mapper.mover.prepare(self.host, page).is_ok() {
+                self.mapper.mover.break_page(self.host, page);
+            }
+        }
+        self.mapper.mover.flush_tlb(self.host);
+        self.then()
+    }
+}
+
+impl<'a, H: Host> UnmapBatch<'a, H, Broken> {
+    /// Moves each page that has lost a mapping home or to a place where it is still mapped, and
+    /// marks what was vacated.
+    pub fn move_pages(self) -> UnmapBatch<'a, H, Moved> {
+        while let Some(page) = self.mapper.unlist() {
+            self.mapper.return_home(self.host, page);
+        }
+        for op in &self.ops {
+            self.mapper.mark_vacated(self.host, op);
+        }
+        self.then()
+    }
+}
+
+impl<H: Host> UnmapBatch<'_, H, Moved> {
+    /// Maps each page that moved for CPUs again.
+    pub fn remap(self) {
+        self.mapper.remap_pages(self.host);
+        self.mapper.unmap_ops = self.ops;
+    }
+}
 
 impl GranuleMapper {
     /// Unmaps what `changes` no longer contain.
@@ -33,8 +242,7 @@ impl GranuleMapper {
                 ops.push(op);
             }
         }
-        self.unmap_batch(host, requester, domain, &mut ops);
-        self.unmap_ops = ops;
+        self.unmap_batch(host, requester, domain, ops);
     }
 
     /// Moves the pages of direct granules into frames of the pool, while devices use them, to make
@@ -53,7 +261,7 @@ impl GranuleMapper {
             let before = self.state(domain, change.granule);
             let (granule, is_leaving) = (change.granule, [false; SLOTS]);
             let mut op = UnmapOp { granule, before, is_leaving, split: None };
-            match self.room_for_split(host, &op, before.permission().write) {
+            match self.room_for_split(host, &op) {
                 Ok(split) => {
                     op.split = Some(split);
                     ops.push(op);
@@ -61,214 +269,24 @@ impl GranuleMapper {
                 Err(reason) => self.migrate_failed.push((granule, reason)),
             }
         }
-        self.unmap_batch(host, requester, domain, &mut ops);
-        self.unmap_ops = ops;
+        self.unmap_batch(host, requester, domain, ops);
     }
 
-    /// Carries out `ops`. The order of the steps matters: see "One unmap" in
-    /// `docs/architecture.md`.
+    /// Carries out `ops`: see "One unmap" in `docs/architecture.md`.
     fn unmap_batch(
         &mut self,
         host: &mut impl Host,
         requester: Requester,
         domain: DomainId,
-        ops: &mut [UnmapOp],
+        ops: Vec<UnmapOp>,
     ) {
-        if !ops.is_empty() {
-            for op in &*ops {
-                self.break_pages(host, op);
-            }
-            self.mover.flush_tlb(host);
-            for op in &*ops {
-                self.copy_split(host, op);
-            }
-            if ops.iter().any(|op| op.split.is_some()) {
-                // The bytes must be visible before the entries that let devices reach them.
-                host.publish();
-            }
-            for op in &*ops {
-                self.unmap(host, domain, op);
-            }
-            // Needed even if no entry changed: only this ensures that devices' writes have landed.
-            self.invalidate(host, domain);
-            for op in &*ops {
-                self.complete_split(host, requester, domain, op);
-            }
-            // Merge what devices wrote while all copies are still in the granule map.
-            for (_, slot) in ops.iter().flat_map(UnmapOp::leaving) {
-                if self.list(slot.page) {
-                    self.equalize(host, slot.page);
-                }
-            }
-            // Unlink all mappings before any page moves: a page must not move to a slot that is
-            // unmapped in the same batch.
-            for op in &*ops {
-                self.unlink_leaving(host, requester, domain, op);
-            }
-            let leaving = core::mem::take(&mut self.listed);
-            for page in &leaving {
-                self.return_home(host, *page);
-            }
-            self.listed = leaving;
-            self.unlist_all();
-            for op in &*ops {
-                self.mark_vacated(host, op);
-            }
-            self.remap_pages(host);
-        }
-    }
-
-    /// Finds a frame for what a direct granule keeps, unless a narrower window is enough. If there
-    /// is no frame, all its pages are unmapped: [`Self::add`] maps again those that are still
-    /// wanted, or reports why it cannot.
-    fn plan_split(&mut self, host: &mut impl Host, op: &mut UnmapOp) {
-        let Form::Direct(_) = op.before.form else { return };
-        let after = op.remainder();
-        if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
+        if ops.is_empty() {
+            self.unmap_ops = ops;
             return;
         }
-        let is_written = op.before.permission().write;
-        match self.room_for_split(host, op, is_written) {
-            Ok(split) => op.split = Some(split),
-            Err(_) => op.is_leaving = [true; SLOTS],
-        }
-    }
-
-    fn room_for_split(
-        &mut self,
-        host: &mut impl Host,
-        op: &UnmapOp,
-        is_written: bool,
-    ) -> Result<Split, Refusal> {
-        for (slot, kept) in op.before.slots.iter().enumerate() {
-            if op.is_leaving.get(slot) == Some(&false)
-                && let Some(kept) = kept
-            {
-                self.mover.prepare(host, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
-            }
-        }
-        let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
-        let mut split = Split { frame, copied: [None; SLOTS] };
-        for (slot, copied) in split.copied.iter_mut().enumerate() {
-            let page = op.before.slots.get(slot).copied().flatten().map(|slot| slot.page);
-            let is_written = is_written || page.is_some_and(|page| self.mover.is_pinned(page));
-            if is_written && op.is_leaving.get(slot) == Some(&false) && page.is_some() {
-                *copied = self.pool.take_page();
-                if copied.is_none() {
-                    for page in split.copied.into_iter().flatten() {
-                        self.pool.give_page(host, page);
-                    }
-                    self.pool.give_marked_frame(host, frame);
-                    return Err(Refusal::PoolExhausted);
-                }
-            }
-        }
-        Ok(split)
-    }
-
-    /// Breaks every page of the granule that moves in this batch.
-    fn break_pages(&mut self, host: &mut impl Host, op: &UnmapOp) {
-        for (slot, is_leaving) in op.before.slots.iter().zip(op.is_leaving) {
-            let Some(slot) = slot.filter(|slot| !slot.is_bounce) else { continue };
-            let moves = match op.before.form {
-                // It moves home, or a bounce page is promoted.
-                Form::Relocated(_) => is_leaving,
-                // A bounce page may be promoted.
-                Form::Direct(_) if is_leaving => self.mappings(slot.page).nth(1).is_some(),
-                // It moves into the split's frame, if there is one.
-                Form::Direct(_) => op.split.is_some(),
-                Form::Empty => false,
-            };
-            // If stage 2 has no entry for a page at home, the page stays there, and its bounce
-            // pages are not promoted.
-            if moves && self.mover.prepare(host, slot.page).is_ok() {
-                self.mover.break_page(host, slot.page);
-            }
-        }
-    }
-
-    /// Copies what a split granule keeps to its new frame.
-    fn copy_split(&self, host: &mut impl Host, op: &UnmapOp) {
-        let Some(split) = op.split else { return };
-        for (slot, kept) in op.remainder().slots.iter().enumerate() {
-            let Some(kept) = kept else { continue };
-            host.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
-            if let Some(Some(copied)) = split.copied.get(slot) {
-                host.copy_page(split.frame.page(slot), *copied);
-            }
-        }
-    }
-
-    /// Stores the granule's hardware entry without what leaves, or, for a split granule, with its
-    /// new frame.
-    fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
-        let mut after = op.remainder();
-        if let Some(split) = op.split {
-            after.form = Form::Relocated(split.frame);
-        }
-        self.set_entry(host, domain, op.granule, &after);
-    }
-
-    /// Completes a split after the hardware has drained: merges what devices wrote into the pages
-    /// at home after they were copied, and makes the new frame the place of the pages.
-    fn complete_split(
-        &mut self,
-        host: &mut impl Host,
-        requester: Requester,
-        domain: DomainId,
-        op: &UnmapOp,
-    ) {
-        let Some(split) = op.split else { return };
-        let mut after = op.remainder();
-        after.form = Form::Relocated(split.frame);
-        // Set before `is_mapped_at_home` is called: this granule no longer keeps its pages at home.
-        self.set_state(domain, op.granule, after);
-        let mut merged_bytes = 0;
-        for (index, slot) in after.slots.iter_mut().enumerate() {
-            let Some(kept) = slot else { continue };
-            let home = self.mover.locate(kept.page);
-            let to = split.frame.page(index);
-            let copied = split.copied.get(index).copied().flatten();
-            if let Some(copied) = copied {
-                merged_bytes += apply_diff(host, copied, home, to, true) as u32;
-            }
-            kept.is_bounce = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
-            if kept.is_bounce {
-                // The page stays at home for another granule or a bus master, so what devices wrote
-                // into this frame so far is copied there too.
-                if let Some(copied) = copied {
-                    apply_diff(host, copied, to, home, false);
-                }
-            } else {
-                self.mover.place(host, kept.page, to);
-            }
-        }
-        self.set_state(domain, op.granule, after);
-        for (slot, copied) in after.slots.iter().zip(split.copied) {
-            let Some(copied) = copied else { continue };
-            match slot {
-                Some(slot) if slot.is_bounce => self.add_twin_if_written(host, slot, copied),
-                _ => self.pool.give_page(host, copied),
-            }
-        }
-        host.event(Event::LiveMove {
-            at: requester.at(op.granule, 0),
-            to: split.frame,
-            merged_bytes,
-        });
-    }
-
-    /// Makes `spare` the twin of a broken page at home of which `slot` has just become a bounce
-    /// page, or returns it to the pool if the page needs none.
-    fn add_twin_if_written(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
-        let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
-        if self.twin(slot.page).is_some() || !is_written {
-            self.pool.give_page(host, spare);
-        } else {
-            host.copy_page(self.mover.locate(slot.page), spare);
-            self.mover.state_mut(slot.page).twin = spare.0;
-        }
-        self.merge_copies(host, slot.page);
+        let phase = PhantomData::<Planned>;
+        let batch = UnmapBatch { mapper: self, host, requester, domain, ops, phase };
+        batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
     }
 
     /// Removes every leaving mapping from its page's list and from the granule map.
@@ -327,7 +345,7 @@ impl GranuleMapper {
     /// Moves `page`, whose copies are equal, home if only bounce pages that cannot be promoted map
     /// it.
     fn move_home(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.has_only_bounce_pages(page) && !self.mover.is_home(page) {
+        if !self.mover.is_home(page) && self.has_only_bounce_pages(page) {
             invariant!(
                 self.mover.can_move(page),
                 "a page moves home only while it is broken: {page:?}"

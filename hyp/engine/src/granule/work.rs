@@ -63,6 +63,14 @@ impl UnmapOp {
         })
     }
 
+    /// The slots that stay mapped, with their indices.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (usize, Slot)> {
+        let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
+        slots.filter_map(|(index, (slot, is_leaving))| {
+            slot.filter(|_| !is_leaving).map(|slot| (index, slot))
+        })
+    }
+
     /// The state of the granule afterwards.
     pub(super) fn remainder(&self) -> GranuleState {
         let mut after = self.before;

@@ -143,6 +143,7 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         let hangs = timeouts != 0 && self.random.chance(1, timeouts);
         let hanging = if hangs { 1 + self.random.below(4) as u32 } else { 0 };
         self.check_members(domain, members);
+        self.cpus.note_drain();
         let streams =
             || members.iter().flat_map(|(dart, all)| all.iter().map(move |stream| (dart, stream)));
         streams().for_each(|(dart, stream)| self.ask_to_let_go(dart, stream));
@@ -178,6 +179,7 @@ impl<const CACHES_INVALID: bool> TraceSink for SimulatedMachine<CACHES_INVALID> 
         if let Event::Moved { page, to } = event {
             self.cpus.checker().note_move(page, to);
         }
+        self.cpus.has_live_move |= matches!(event, Event::LiveMove { .. });
         self.events.push(event);
     }
 }

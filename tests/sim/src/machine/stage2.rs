@@ -198,7 +198,12 @@ impl<const C: bool> SimulatedMachine<C> {
         }
         self.cpus.owners[index] = Some(page);
         if let Some(made) = self.cpus.entry_mut(page) {
-            *made = Entry { at, phase: Phase::Made, ..entry };
+            *made = Entry { at, phase: Phase::Made, waited_for_drain: false, ..entry };
+        }
+        if entry.waited_for_drain && !self.cpus.has_live_move {
+            self.violate(format!(
+                "{page:?} is broken while the hardware drains, and no live move needs it"
+            ));
         }
         if self.injects(FaultInjection::CopyBeforeBreak) {
             self.cpus.stage2.flush_tlb();
@@ -228,6 +233,7 @@ impl<const C: bool> SimulatedMachine<C> {
                 self.memory.fill(home, POISON);
             }
         }
+        self.cpus.has_live_move &= !self.cpus.moving.is_empty();
     }
 
     /// Call it when the engine has returned: no change may be incomplete.

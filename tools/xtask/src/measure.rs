@@ -14,7 +14,7 @@ use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 pub mod compare;
 pub mod job;
 pub mod profile;
-mod program;
+mod transfers;
 
 /// What to measure.
 #[derive(Clone, Debug, Default, clap::Subcommand)]
@@ -22,7 +22,7 @@ pub enum What {
     /// Instructions that an event costs at EL2, by kind.
     #[default]
     Events,
-    /// Instructions that the trace adds to the demo's work.
+    /// Instructions that the trace adds to transfers by the demo's devices.
     Job(job::JobOptions),
     /// Compare a DMA map and unmap on Oche with the same kernel on an SMMUv3, in instructions.
     Compare(compare::CompareOptions),

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 pub struct Sizes {
     /// The file that the guest writes to the NVMe and reads back.
     pub nvme_file: u64,
-    /// Each prefilled disk.
+    /// Each prefilled disk, and so each transfer.
     pub prefilled: u64,
     /// The file that the server serves.
     pub served: u64,
@@ -24,13 +24,17 @@ pub struct Sizes {
     pub part: u64,
     /// Each of the files on the memory-mapped disk.
     pub copied: u64,
+    /// How often a transfer to or from a disk moves its bytes: a number, not MiB.
+    pub turns: u64,
 }
 
 impl Sizes {
     /// Sizes for the demo.
-    pub const FULL: Self = Self { nvme_file: 64, prefilled: 4, served: 16, part: 16, copied: 3 };
+    pub const FULL: Self =
+        Self { nvme_file: 64, prefilled: 4, served: 16, part: 16, copied: 3, turns: 8 };
     /// Sizes for tests.
-    pub const SHORT: Self = Self { nvme_file: 8, prefilled: 1, served: 2, part: 1, copied: 1 };
+    pub const SHORT: Self =
+        Self { nvme_file: 8, prefilled: 1, served: 2, part: 1, copied: 1, turns: 2 };
 }
 
 /// How many files are copied from the memory-mapped disk and back.
@@ -53,6 +57,8 @@ pub struct Disks {
     pub served: Vec<u8>,
     /// The first part of it.
     pub part: Vec<u8>,
+    /// The bytes of every transfer, which are those of `shared`; none is zero.
+    pub transferred: Vec<u8>,
     /// SHA-256 by the name under which the guest prints its own.
     pub expected: BTreeMap<String, String>,
 }
@@ -66,15 +72,17 @@ impl Disks {
     pub fn make(folder: &Path, sizes: Sizes) -> Result<Self> {
         workspace::create_folder(folder)?;
         let mut expected = BTreeMap::new();
-        let mut prefilled = |name: &str| -> Result<PathBuf> {
+        let mut prefilled = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
             let path = folder.join(format!("{name}.img"));
-            let bytes = random_bytes(sizes.prefilled << 20)?;
-            expected.insert(name.to_owned(), hex_digest(&bytes));
-            write(&path, &bytes)?;
+            expected.insert(name.to_owned(), hex_digest(bytes));
+            write(&path, bytes)?;
             Ok(path)
         };
-        let (usb, virtio, shared) =
-            (prefilled("usb")?, prefilled("virtio-blk")?, prefilled("shared-blk")?);
+        let transferred = without_zeros(random_bytes(sizes.prefilled << 20)?);
+        let usb = prefilled("usb", &random_bytes(sizes.prefilled << 20)?)?;
+        let virtio = prefilled("virtio-blk", &random_bytes(sizes.prefilled << 20)?)?;
+        let shared = prefilled("shared-blk", &transferred)?;
+        expected.insert("transferred".to_owned(), hex_digest(&transferred));
         let served = random_bytes(sizes.served << 20)?;
         let part = served.get(..(sizes.part << 20) as usize).unwrap_or(&served).to_vec();
         expected.insert("e1000e".to_owned(), hex_digest(&served));
@@ -100,7 +108,7 @@ impl Disks {
             "making the memory-mapped disk",
         )?;
         workspace::remove_folder(&files)?;
-        Ok(Self { nvme, usb, virtio, shared, memory_mapped, served, part, expected })
+        Ok(Self { nvme, usb, virtio, shared, memory_mapped, served, part, transferred, expected })
     }
 
     /// Computes from the images, after the guest is off, what the guest should have left there.
@@ -117,9 +125,15 @@ impl Disks {
             Ok(())
         };
         take(&self.nvme, "/random".into(), "nvme".into())?;
+        take(&self.nvme, "/transferred".into(), "nvme transferred".into())?;
         for number in 1..=COPIED_FILES {
             take(&self.nvme, format!("/from-mmio/{number}"), format!("nvme mmio-{number}"))?;
             take(&self.memory_mapped, format!("/back/{number}"), format!("back mmio-{number}"))?;
+        }
+        for (name, image) in [("usb", &self.usb), ("virtio-blk", &self.virtio)] {
+            let bytes =
+                fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+            found.insert(format!("{name} transferred"), hex_digest(&bytes));
         }
         Ok(found)
     }
@@ -161,6 +175,12 @@ fn random_bytes(count: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// busybox's wget ends the file that it sends at the first zero.
+fn without_zeros(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = 1);
+    bytes
+}
+
 fn make_sparse(path: &Path, bytes: u64) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     file.set_len(bytes).with_context(|| format!("cannot size {}", path.display()))
@@ -188,7 +208,7 @@ mod tests {
     #[test]
     fn what_was_put_on_the_memory_mapped_disk_is_read_from_it() {
         let folder = tempfile::tempdir().unwrap();
-        let sizes = Sizes { nvme_file: 1, prefilled: 1, served: 2, part: 1, copied: 1 };
+        let sizes = Sizes { nvme_file: 1, prefilled: 1, served: 2, part: 1, copied: 1, turns: 1 };
         let disks = Disks::make(folder.path(), sizes).unwrap();
         let bytes = extract(&disks.memory_mapped, "/files/2", folder.path()).unwrap().unwrap();
         assert_eq!(bytes.len(), (1 << 20) + 2 * 777);
@@ -196,6 +216,13 @@ mod tests {
         assert_eq!(extract(&disks.memory_mapped, "/files/nothing", folder.path()).unwrap(), None);
         assert_eq!(disks.expected.get("e1000e"), Some(&hex_digest(&disks.served)));
         assert_eq!((disks.served.len(), disks.part.len()), (2 << 20, 1 << 20));
-        assert!(disks.left_by_guest(folder.path()).unwrap().is_empty());
+        assert!(!disks.transferred.contains(&0));
+        let (transferred, left) = (&disks.transferred, disks.left_by_guest(folder.path()).unwrap());
+        assert_eq!(disks.expected.get("transferred"), Some(&hex_digest(transferred)));
+        assert!(!left.contains_key("nvme transferred") && left.len() == 2, "{left:?}");
+        std::fs::write(&disks.usb, transferred).unwrap();
+        let left = disks.left_by_guest(folder.path()).unwrap();
+        assert_eq!(left.get("usb transferred"), disks.expected.get("transferred"));
+        assert_ne!(left.get("virtio-blk transferred"), disks.expected.get("transferred"));
     }
 }

@@ -79,7 +79,7 @@ pub struct GuestReport {
 }
 
 /// The steps that must have ended well.
-pub const STEPS: [&str; 12] = [
+pub const STEPS: [&str; 13] = [
     "modules",
     "devices",
     "mkfs",
@@ -91,6 +91,7 @@ pub const STEPS: [&str; 12] = [
     "shared-blk",
     "shared-rng",
     "mmio",
+    "transfers",
     "quiet",
 ];
 
@@ -170,6 +171,12 @@ impl GuestReport {
                 );
             }
         }
+        if let Some(should) = expected.get("transferred") {
+            for disk in ["nvme", "usb", "virtio-blk"] {
+                let is = left.get(&format!("{disk} transferred"));
+                compare(&format!("what was transferred to {disk}"), Some(should), is);
+            }
+        }
         let written = self.digests.get("nvme-written");
         compare(
             "the NVMe's file as the guest read it back",
@@ -242,10 +249,18 @@ mod tests {
         };
         report.digests =
             map(&[("usb", "u"), ("mmio-1", "m"), ("nvme-written", "n"), ("nvme-read", "n")]);
+        report.digests.insert("transferred".into(), "t".into());
         (
             report,
-            map(&[("usb", "u"), ("mmio-1", "m")]),
-            map(&[("nvme", "n"), ("nvme mmio-1", "m"), ("back mmio-1", "m")]),
+            map(&[("usb", "u"), ("mmio-1", "m"), ("transferred", "t")]),
+            map(&[
+                ("nvme", "n"),
+                ("nvme mmio-1", "m"),
+                ("back mmio-1", "m"),
+                ("nvme transferred", "t"),
+                ("usb transferred", "t"),
+                ("virtio-blk transferred", "t"),
+            ]),
         )
     }
 
@@ -258,16 +273,17 @@ mod tests {
 
     #[test]
     fn each_digest_that_differs_or_is_missing_is_reported() {
-        for name in ["usb", "mmio-1", "nvme-written", "nvme-read"] {
+        for name in ["usb", "mmio-1", "nvme-written", "nvme-read", "transferred"] {
             let (mut report, expected, left) = good();
             report.digests.insert(name.into(), "x".into());
             assert!(!report.wrong_digests(&expected, &left).is_empty(), "{name} differs");
             report.digests.remove(name);
             assert!(!report.wrong_digests(&expected, &left).is_empty(), "{name} is missing");
         }
-        for name in ["nvme", "nvme mmio-1", "back mmio-1"] {
+        let (_, _, all) = good();
+        for name in all.keys() {
             let (report, expected, mut left) = good();
-            left.insert(name.into(), "x".into());
+            left.insert(name.clone(), "x".into());
             assert_eq!(report.wrong_digests(&expected, &left).len(), 1, "{name} differs");
             left.remove(name);
             assert_eq!(report.wrong_digests(&expected, &left).len(), 1, "{name} is missing");

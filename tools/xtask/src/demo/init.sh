@@ -3,11 +3,7 @@
 # Speaks to the runner in lines: `demo: fact NAME VALUE`, `demo: step NAME ok|failed SECONDS TEXT`,
 # `demo: digest NAME HEX`, `demo: marker NAME`, `demo: warning KERNEL-LINE`, `demo: end`.
 # Sizes and the server's port come on the kernel's command line as demo.NAME=VALUE.
-# What every init script begins with (mounts, tools, load_modules) stands before this.
-
-state=/run/demo
-nvme=/mnt/nvme
-memory_disk=/mnt/mmio
+# What every init script begins with (mounts, tools, load_modules) stands before this, and transfers.sh.
 
 main() {
     mkdir -p $nvme $memory_disk $state
@@ -24,6 +20,10 @@ main() {
     phase devices 60 wait_for_devices || give_up
     say_facts
     phase mkfs 60 make_file_system || give_up
+    if [ "$is_measured" ]; then
+        only_transfers
+        give_up
+    fi
 
     report "marker busy-begin"
     start nvme 240 write_and_read_back
@@ -36,6 +36,7 @@ main() {
     start mmio 240 copy_to_and_fro
     finish
     report "marker busy-end"
+    phase transfers 240 run_transfers
 
     phase quiet 60 come_to_rest
     report "marker idle-begin"
@@ -69,12 +70,14 @@ report() {
 }
 
 read_options() {
-    nvme_mib=64 port=0 idle_seconds=5 rounds=2
+    nvme_mib=64 port=0 idle_seconds=5 rounds=2 turns=1 chosen= is_measured=
     for word in $(cat /proc/cmdline); do
         case $word in
             demo.nvme_mib=*) nvme_mib=${word#*=} ;;
             demo.port=*) port=${word#*=} ;;
             demo.rounds=*) rounds=${word#*=} ;;
+            demo.turns=*) turns=${word#*=} ;;
+            demo.transfers=*) chosen=$(echo ${word#*=} | tr , ' ') is_measured=y ;;
             demo.idle_seconds=*) idle_seconds=${word#*=} ;;
         esac
     done
@@ -243,15 +246,21 @@ fetch_e1000e() { fetch e1000e 10.0.2 e1000e random; }
 fetch_virtio_net() { fetch virtio_net 10.0.3 virtio-net part; }
 
 fetch() { # DRIVER SUBNET NAME FILE
+    connect $1 $2 || return 1
+    wget -q -O $state/$3.bin http://$2.2:$port/$4 || return 1
+    digest $3 "$(sum $state/$3.bin)"
+    rm $state/$3.bin
+}
+
+connect() { # DRIVER SUBNET
+    [ -e $state/connected.$1 ] && return
     interface=$(interface_of $1)
     ip link set $interface up && ip addr add $2.15/24 dev $interface || return 1
     for attempt in $(seq 1 100); do
         [ "$(cat /sys/class/net/$interface/carrier 2>/dev/null)" = 1 ] && break
         sleep 0.1
     done
-    wget -q -O $state/$3.bin http://$2.2:$port/$4 || return 1
-    digest $3 "$(sum $state/$3.bin)"
-    rm $state/$3.bin
+    : >$state/connected.$1
 }
 
 read_usb() { read_disk usb /dev/$(usb_disk); }

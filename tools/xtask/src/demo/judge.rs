@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 
 use crate::demo::devices;
-use crate::demo::prepare::Prepared;
 use crate::demo::summary::{DemoSummary, TraceFacts};
 use crate::demo::watch::{Plan, Watched};
+use crate::guest::kernel::GuestKernel;
 
 /// Puts the summary together and lists what is wrong.
 pub(super) fn judge(
     watched: &Watched,
     plan: &Plan,
-    prepared: &Prepared,
+    kernel: &GuestKernel,
+    expected: &BTreeMap<String, String>,
     left: &BTreeMap<String, String>,
 ) -> DemoSummary {
     let mut summary = DemoSummary::default();
     let report = &watched.report;
     summary.take_report(report);
-    summary.kernel.package = format!("{} {}", prepared.kernel.package, prepared.kernel.version);
-    summary.kernel.image_sha256.clone_from(&prepared.kernel.image_sha256);
+    summary.kernel.package = format!("{} {}", kernel.package, kernel.version);
+    summary.kernel.image_sha256.clone_from(&kernel.image_sha256);
     summary.boot_to_end_seconds = watched.took.as_secs_f64();
     if !watched.ending.is_good() {
         summary.problems.push(watched.ending.to_string());
@@ -29,7 +30,7 @@ pub(super) fn judge(
             .push(format!("the guest's pages have {} bytes, not 4096", summary.kernel.page_bytes));
     }
     summary.problems.extend(report.missing_steps());
-    summary.problems.extend(report.wrong_digests(&prepared.disks.expected, left));
+    summary.problems.extend(report.wrong_digests(expected, left));
     if plan.has_oche {
         judge_oche(watched, plan, &mut summary);
     }

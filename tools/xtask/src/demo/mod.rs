@@ -4,30 +4,33 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use oche::progress::Progress;
+use oche::progress::{Progress, Step};
 use oche::workspace;
 
+use crate::demo::guest::Supplies;
 use crate::demo::judge::judge;
 use crate::demo::summary::DemoSummary;
+use crate::demo::transfers::{TRANSFERS, TransferCost, TransferCosts};
 use crate::demo::watch::{Plan, watch};
-use crate::qemu::{QemuMachine, Serial};
 
 pub mod devices;
 pub mod disks;
+pub(crate) mod guest;
 pub mod guest_report;
 mod judge;
 pub mod kernel_log;
 mod m1;
+pub(crate) mod measured;
 mod options;
 mod prepare;
 pub mod server;
 pub mod summary;
+pub mod transfers;
 mod watch;
 
 use options::DemoBoard;
 pub use options::DemoOptions;
 pub(crate) use options::parse_option;
-pub(crate) use prepare::SCRIPT;
 use prepare::{Prepared, prepare};
 
 /// Carries out `cargo xtask demo`.
@@ -40,8 +43,11 @@ pub fn main(options: &DemoOptions) -> Result<()> {
     if options.board == DemoBoard::M1Sim {
         return m1::main(options);
     }
-    let progress = Progress::new(6 + options.repeat as usize);
+    let has_native = options.has_native();
+    let progress = Progress::new(5 + usize::from(has_native) + options.repeat as usize);
     let prepared = prepare(options, &progress)?;
+    let native =
+        if has_native { Some(measure_native(options, &prepared, &progress)?) } else { None };
     let mut good = 0;
     for round in 1..=options.repeat {
         let title = if options.repeat == 1 {
@@ -49,7 +55,7 @@ pub fn main(options: &DemoOptions) -> Result<()> {
         } else {
             format!("The guest on Oche, boot {round} of {}", options.repeat)
         };
-        let summary = run_once(options, &prepared, &progress, &title)?;
+        let summary = run_once(options, &prepared, native.as_deref(), progress.step(&title))?;
         if options.break_placement {
             expect_damage(&summary)?;
         } else if summary.is_good {
@@ -65,27 +71,29 @@ pub fn main(options: &DemoOptions) -> Result<()> {
     Ok(())
 }
 
-fn run_once(
+/// Measures the transfers on the same machine without Oche.
+fn measure_native(
     options: &DemoOptions,
     prepared: &Prepared,
     progress: &Progress,
-    title: &str,
+) -> Result<TransferCosts> {
+    let step = progress.step("The guest's transfers natively, on an SMMUv3 with 4 KiB pages");
+    let folder = options.output().join("native");
+    let supplies = Supplies::make(&folder, options.sizes())?;
+    let (machine, log) = (prepared.native_machine(options), folder.join("console.log"));
+    let costs = measured::measure(machine, &supplies, &TRANSFERS, &log, &step)?;
+    step.done(&format!("{} transfers", costs.len()));
+    Ok(costs)
+}
+
+fn run_once(
+    options: &DemoOptions,
+    prepared: &Prepared,
+    native: Option<&[(String, TransferCost)]>,
+    step: Step,
 ) -> Result<DemoSummary> {
-    let machine = QemuMachine {
-        cpu: options.cpu.clone(),
-        cpus: options.cpus,
-        memory_mib: options.memory,
-        kernel: prepared.boot.clone(),
-        initrd: prepared.initrd.clone(),
-        append: format!(
-            "console=ttyAMA0 demo.port={} demo.nvme_mib={} {}",
-            prepared.server.port(),
-            prepared.sizes.nvme_file,
-            options.append.join(" ")
-        ),
-        serial: Serial::Watched,
-        arguments: [devices::arguments(&prepared.disks), options.qemu.clone()].concat(),
-    };
+    let supplies = Supplies::make(&options.output(), options.sizes())?;
+    let machine = prepared.machine(options).with(&supplies);
     let plan = Plan {
         has_oche: !options.without_oche,
         has_trace: !options.without_trace,
@@ -94,15 +102,17 @@ fn run_once(
         console: options.output().join("console.log"),
         trace: options.output().join("trace.oche"),
     };
-    let step = progress.step(title);
     let watched = watch(&machine, &plan, &step)?;
     let left = if options.break_placement {
         // An image that was torn in the middle of a write proves nothing.
         std::collections::BTreeMap::new()
     } else {
-        prepared.disks.left_by_guest(&options.output())?
+        supplies.disks.left_by_guest(&options.output())?
     };
-    let summary = judge(&watched, &plan, prepared, &left);
+    let mut summary = judge(&watched, &plan, &prepared.kernel, &supplies.disks.expected, &left);
+    if let Some(native) = native {
+        summary.take_transfers(native, &watched.report);
+    }
     let json = serde_json::to_vec_pretty(&summary).context("the summary")?;
     workspace::write_whole(&options.output().join("summary.json"), &json)?;
     let verdict = format!("{}, {} problems", watched.ending, summary.problems.len());

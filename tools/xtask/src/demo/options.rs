@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use oche::workspace;
 
+use super::disks::Sizes;
+
 /// The board that the demo runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DemoBoard {
@@ -35,6 +37,10 @@ pub struct DemoOptions {
     /// trouble from Oche's.
     #[arg(long)]
     pub without_oche: bool,
+    /// Leave out the boot of the same guest on QEMU's SMMUv3 without Oche, and so how many times
+    /// as long as natively each transfer takes on Oche.
+    #[arg(long)]
+    pub without_native: bool,
     /// How often to boot; every run must end well.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
@@ -82,6 +88,18 @@ impl DemoOptions {
         <Alone as clap::Parser>::parse_from(["demo"]).options
     }
 
+    /// Whether the guest is booted natively as well.
+    #[must_use]
+    pub fn has_native(&self) -> bool {
+        !self.without_native && !self.without_oche && !self.break_placement
+    }
+
+    /// Sizes of disks and files.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        if self.short { Sizes::SHORT } else { Sizes::FULL }
+    }
+
     /// Where results go.
     #[must_use]
     pub fn output(&self) -> PathBuf {
@@ -115,6 +133,7 @@ mod tests {
     fn an_empty_command_line_means_the_whole_demo_once() {
         let options = DemoOptions::usual();
         assert!(!options.short && !options.break_placement && options.repeat == 1);
+        assert!(options.has_native());
         assert!(options.output().ends_with("target/demo"));
     }
 }

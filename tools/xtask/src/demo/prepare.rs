@@ -1,33 +1,24 @@
-//! Makes the parts of a boot of the demo: kernel, modules, programs, disks, and Oche.
+//! Makes the parts of the demo's boots: kernel, modules, programs, and Oche.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use oche::pack::{self, GuestFiles};
+use oche::pack;
 use oche::progress::{Progress, Step};
 use oche::{el2, workspace};
 
-use crate::demo::devices;
-use crate::demo::disks::{Disks, Sizes};
+use crate::demo::guest::{self, GuestMachine};
 use crate::demo::options::{DemoOptions, parse_option};
-use crate::demo::server::Server;
 use crate::environment;
-use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module::{self, DartModule};
-use crate::guest::userland::Userland;
 
-/// The guest's script, behind what every init script begins with.
-pub(crate) const SCRIPT: &str = include_str!("init.sh");
-
-/// The parts of a boot, made once.
+/// The parts of the boots, made once.
 pub(super) struct Prepared {
     pub(super) kernel: GuestKernel,
-    pub(super) boot: PathBuf,
-    pub(super) initrd: Option<PathBuf>,
-    pub(super) disks: Disks,
-    pub(super) server: Server,
-    pub(super) sizes: Sizes,
+    initrd: PathBuf,
+    /// Oche with kernel and initrd, unless it is left out.
+    packed: Option<PathBuf>,
     /// Two demos in one folder would write each other's disks.
     _lock: workspace::FolderLock,
 }
@@ -66,32 +57,22 @@ pub(super) fn prepare(options: &DemoOptions, progress: &Progress) -> Result<Prep
 
     let initrd = pack_programs(options, &kernel, &module, progress)?;
 
-    let step = progress.step("Disks, and a server for the guest");
-    let sizes = if options.short { Sizes::SHORT } else { Sizes::FULL };
-    let disks = Disks::make(&options.output().join("disks"), sizes)?;
-    let server =
-        Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
-    step.done(&format!("127.0.0.1:{}", server.port()));
-
     let step = progress.step("Oche for EL2");
-    let Some(oche) = oche else {
+    let mut packed = None;
+    if let Some(oche) = oche {
+        step.detail("waiting for the compiler");
+        let oche = oche.join().map_err(|_| anyhow!("the thread that compiles Oche panicked"))??;
+        let for_oche: Vec<_> =
+            options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
+        let image = options.output().join("oche.img");
+        let files = guest::files(&kernel.image, &initrd, &for_oche);
+        let bytes = pack::pack(&oche, &files, &image)?.bytes;
+        step.done(&format!("{} MiB with kernel and initrd", bytes >> 20));
+        packed = Some(image);
+    } else {
         step.done("left out");
-        return Ok(Prepared {
-            boot: kernel.image.clone(),
-            initrd: Some(initrd),
-            kernel,
-            disks,
-            server,
-            sizes,
-            _lock: lock,
-        });
-    };
-    step.detail("waiting for the compiler");
-    let oche = oche.join().map_err(|_| anyhow!("the thread that compiles Oche panicked"))??;
-    let boot = options.output().join("oche.img");
-    let packed = pack::pack(&oche, &guest(options, &kernel, &initrd)?, &boot)?;
-    step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
-    Ok(Prepared { boot, initrd: None, kernel, disks, server, sizes, _lock: lock })
+    }
+    Ok(Prepared { kernel, initrd, packed, _lock: lock })
 }
 
 /// Packs the guest's programs, modules and script into its initramfs.
@@ -102,45 +83,34 @@ fn pack_programs(
     progress: &Progress,
 ) -> Result<PathBuf> {
     let step = progress.step("Guest programs");
-    let userland = Userland::fetch(&step)?;
-    let mut initramfs = Initramfs::new(&userland)?;
-    if !options.without_oche {
-        initramfs.add_module_file(&module.path)?;
-    }
-    initramfs.add_modules(kernel, DEVICE_MODULES)?;
-    initramfs.add_modules(kernel, &["virtio_rng"])?;
-    initramfs.set_init(SCRIPT);
+    let initramfs = guest::initramfs(kernel, module, &options.output(), &step)?;
     let initrd = options.output().join("initrd.cpio");
     initramfs.write(&initrd)?;
     step.done(&format!("{} modules", initramfs.modules().len()));
     Ok(initrd)
 }
 
-fn guest(options: &DemoOptions, kernel: &GuestKernel, initrd: &Path) -> Result<GuestFiles> {
-    let mut for_oche = vec![("oche.iommu-map".to_owned(), devices::iommu_map())];
-    for option in &options.option {
-        for_oche.push(parse_option(option)?);
+impl Prepared {
+    /// The machine of the demo.
+    pub(super) fn machine(&self, options: &DemoOptions) -> GuestMachine {
+        match &self.packed {
+            Some(packed) => {
+                GuestMachine { boot: packed.clone(), initrd: None, ..self.native_machine(options) }
+            }
+            None => self.native_machine(options),
+        }
     }
-    Ok(GuestFiles {
-        kernel: kernel.image.clone(),
-        initrd: Some(initrd.to_owned()),
-        options: for_oche,
-    })
-}
 
-#[cfg(test)]
-mod tests {
-    use super::SCRIPT;
-    use crate::demo::guest_report::STEPS;
-
-    #[test]
-    fn every_step_that_is_expected_is_one_of_the_scripts() {
-        for step in STEPS {
-            let called = SCRIPT.lines().any(|line| {
-                let mut words = line.split_whitespace();
-                matches!(words.next(), Some("start" | "phase")) && words.next() == Some(step)
-            });
-            assert!(called, "{step}");
+    /// The same machine without Oche.
+    pub(super) fn native_machine(&self, options: &DemoOptions) -> GuestMachine {
+        GuestMachine {
+            cpu: options.cpu.clone(),
+            cpus: options.cpus,
+            memory: options.memory,
+            boot: self.kernel.image.clone(),
+            initrd: Some(self.initrd.clone()),
+            append: options.append.join(" "),
+            qemu: options.qemu.clone(),
         }
     }
 }

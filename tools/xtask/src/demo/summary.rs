@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::demo::devices;
 use crate::demo::guest_report::GuestReport;
+use crate::demo::transfers::{self, TRANSFERS, TransferCost, TransferRatio};
 use crate::qemu::smmu::Survey;
 
 /// Oche's counters by name, at one moment.
@@ -95,6 +96,8 @@ pub struct DemoSummary {
     pub digests: BTreeMap<String, String>,
     /// Seconds of each of the guest's steps, by the guest's clock.
     pub guest_seconds: BTreeMap<String, u64>,
+    /// Each transfer's time beside its time natively, if that was measured.
+    pub transfers: Vec<TransferRatio>,
     /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with
     /// nothing to report.
     pub nvme_line_relieved: u64,
@@ -167,6 +170,19 @@ impl DemoSummary {
         }
     }
 
+    /// Takes what the transfers took natively, and on Oche as the guest reported.
+    pub fn take_transfers(&mut self, native: &[(String, TransferCost)], report: &GuestReport) {
+        match transfers::costs(report) {
+            Ok(oche) => self.transfers = transfers::ratios(native, &oche),
+            Err(error) => self.problems.push(error.to_string()),
+        }
+        let missing = TRANSFERS.len() - self.transfers.len();
+        if missing != 0 {
+            self.problems.push(format!("{missing} transfers have no ratio to native"));
+        }
+        self.is_good = self.problems.is_empty();
+    }
+
     /// Takes what the guest reported.
     pub fn take_report(&mut self, report: &GuestReport) {
         self.kernel.release = report.fact("kernel").to_owned();
@@ -230,6 +246,12 @@ impl DemoSummary {
             ),
         );
         row("", self.trace.file.clone());
+        for TransferRatio { transfer, oche_seconds, native_seconds, ratio } in &self.transfers {
+            row(
+                transfer,
+                format!("{oche_seconds:.2} s, natively {native_seconds:.2} s: {ratio:.1} times"),
+            );
+        }
         if self.nvme_line_relieved > 0 {
             row("QEMU's NVMe line stuck", format!("{} times, relieved", self.nvme_line_relieved));
         }
@@ -260,6 +282,8 @@ pub(crate) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{CounterValues, DemoSummary, grouped};
+    use crate::demo::guest_report::{GuestReport, ReportLine};
+    use crate::demo::transfers::{TRANSFERS, TransferCost};
     use oche_trace::statistics::Exit;
 
     fn counters(pairs: &[(&str, u64)]) -> CounterValues {
@@ -283,6 +307,25 @@ mod tests {
         assert!(summary.problems.is_empty(), "{:?}", summary.problems);
         assert!((summary.traps_per_flush - 3.5).abs() < 1e-9);
         assert!(summary.table().contains("75.0 % (3 072 KiB)"), "{}", summary.table());
+    }
+
+    #[test]
+    fn each_transfer_has_a_line_with_its_ratio_and_a_missing_one_is_a_problem() {
+        let (mut report, mut native) = (GuestReport::default(), Vec::new());
+        for name in TRANSFERS {
+            report.take(&ReportLine::Fact("transfer", &format!("{name} 3000000000 0 0 0")));
+            let cost = TransferCost { nanoseconds: 2_000_000_000, ..TransferCost::default() };
+            native.push((name.to_owned(), cost));
+        }
+        let mut summary = DemoSummary { is_good: true, ..DemoSummary::default() };
+        summary.take_transfers(&native, &report);
+        assert!(summary.is_good && summary.problems.is_empty(), "{:?}", summary.problems);
+        let table = summary.table();
+        assert_eq!(table.matches(" 3.00 s, natively 2.00 s: 1.5 times\n").count(), 10, "{table}");
+        native.pop();
+        summary.take_transfers(&native, &report);
+        assert!(!summary.is_good);
+        assert_eq!(summary.problems, ["1 transfers have no ratio to native"]);
     }
 
     #[test]

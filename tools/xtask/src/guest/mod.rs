@@ -1,4 +1,4 @@
-//! The parts of the guest: a distribution's kernel, its DART driver as a module, and an
+//! The parts of the guest: a distribution's kernel, its DART driver as a module, programs, and an
 //! initramfs.
 
 pub mod archive;
@@ -6,5 +6,6 @@ pub mod initramfs;
 pub mod kernel;
 pub mod module;
 pub mod modules;
+pub(crate) mod program;
 pub mod sources;
 pub mod userland;

@@ -64,22 +64,19 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
     ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
     ("Cost of a DMA map, against the recorded", |step, _| compare::check_recorded(step)),
-    ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
+    ("Demo, short", |step, _| run_demo(step, "demo-short", "")),
     ("Demo, short, permissions exact", |step, _| {
-        run_demo(step, "demo-strict", &["--short", "--option", "oche.isolation=strict"])
+        run_demo(step, "demo-strict", "--without-native --option oche.isolation=strict")
     }),
     ("Demo, short, trace compiled out", |step, _| {
-        run_demo(step, "demo-untraced", &["--short", "--without-trace"])
+        run_demo(step, "demo-untraced", "--without-native --without-trace")
     }),
     ("Demo, short, pool under pressure", |step, _| {
-        run_demo(
-            step,
-            "demo-pressure",
-            &["--short", "--option", "oche.pool=32M", "--option", "oche.trace=64K"],
-        )
+        let pressure = "--without-native --option oche.pool=32M --option oche.trace=64K";
+        run_demo(step, "demo-pressure", pressure)
     }),
     ("Demo with placement broken, which must be noticed", |step, _| {
-        run_demo(step, "demo-broken", &["--short", "--break-placement", "--limit", "75"])
+        run_demo(step, "demo-broken", "--break-placement --limit 75")
     }),
 ];
 
@@ -155,13 +152,17 @@ fn differential(step: &Step, _: &mut StepCounts) -> Result<String> {
     Ok(first.trim_start_matches("differential: ").to_owned())
 }
 
-/// Runs the demo as a person would, by this very program.
-fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
+/// Runs the short demo as a person would, by this very program, with more `arguments`.
+fn run_demo(step: &Step, name: &str, arguments: &str) -> Result<String> {
     let output: PathBuf = workspace::target().join("test").join(name);
     workspace::create_folder(&output)?;
     let program = std::env::current_exe().context("this program's own path")?;
     let mut demo = Command::new(program);
-    demo.arg("demo").args(arguments).arg("--output").arg(&output).env("NO_COLOR", "1");
+    demo.args(["demo", "--short"])
+        .args(arguments.split_whitespace())
+        .arg("--output")
+        .arg(&output)
+        .env("NO_COLOR", "1");
     let result =
         demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
     let reported = format!(
@@ -181,13 +182,13 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
         bail!("the demo failed; the whole log: {}", output.join("demo.log").display());
     }
     let last = reported.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    if arguments.contains(&"--break-placement") {
+    if arguments.contains("--break-placement") {
         return Ok(last.trim().to_owned());
     }
     let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
     let summary: serde_json::Value =
         serde_json::from_slice(&summary).context("the demo's summary")?;
-    summarise(&summary, !arguments.contains(&"--without-trace"))
+    summarise(&summary, !arguments.contains("--without-trace"))
 }
 
 /// A few words of a demo's summary, after a look whether it says that all was well, and whether

@@ -13,8 +13,8 @@ use crate::environment;
 use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module;
+use crate::guest::program;
 use crate::guest::userland::Userland;
-use crate::measure::program;
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("guest/init.sh");

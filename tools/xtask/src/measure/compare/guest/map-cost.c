@@ -18,10 +18,10 @@
 
 #include "counters.h"
 
-enum { IOCTL = 29, OPENAT = 56, CLOCK_GETTIME = 113, CLOCK_NANOSLEEP = 115, MMAP = 222 };
+enum { IOCTL = 29, OPENAT = 56, CLOCK_NANOSLEEP = 115, MMAP = 222 };
 enum { AT_CWD = -100, READ_WRITE = 2, SYNC = 04010000, MAPPED_READ_WRITE = 3, MAPPED_SHARED = 1 };
 enum { PAGE = 4096, PANICKED = 1 };
-enum { MONOTONIC = 1, ABSOLUTE = 1 };
+enum { ABSOLUTE = 1 };
 
 struct request {
 	u64 map, map_deviation, unmap, unmap_deviation;
@@ -31,10 +31,6 @@ struct request {
 
 /* _IOWR('d', 1, struct map_benchmark) */
 #define DMA_MAP_BENCHMARK (3UL << 30 | sizeof(struct request) << 16 | 'd' << 8 | 1)
-
-struct time {
-	long seconds, nanoseconds;
-};
 
 static u64 number(const char *text)
 {

@@ -1,4 +1,5 @@
-//! Programs of the guest that count instructions: C without a library, compiled for a folder.
+//! Programs of the guest that read its clock and count instructions: C without a library, compiled
+//! for a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,14 +8,16 @@ use anyhow::Result;
 use oche::{command, workspace};
 
 /// What these programs share.
-const COUNTERS: &str = include_str!("counters.h");
+const COUNTERS: &str = include_str!("program/counters.h");
+/// The program that a script asks for the time and the counts.
+const COUNT: &str = include_str!("program/count.c");
 
 /// Compiles the program `name` from `source` in `folder`. Returns its path.
 ///
 /// # Errors
 ///
 /// A file cannot be written, or the compiler is missing or fails.
-pub(super) fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
+pub(crate) fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     let program = folder.join(name);
     let path = program.with_extension("c");
     workspace::write_whole(&folder.join("counters.h"), COUNTERS.as_bytes())?;
@@ -24,4 +27,13 @@ pub(super) fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf
     compiler.args(["-Wall", "-Werror", "-Wno-unused-function", "-o"]);
     command::run(compiler.arg(&program).arg(&path), "compiling a program of the guest")?;
     Ok(program)
+}
+
+/// Compiles `count` in `folder`: for each line that it reads, it prints the time and the counts.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub(crate) fn compile_count(folder: &Path) -> Result<PathBuf> {
+    compile(folder, "count", COUNT)
 }

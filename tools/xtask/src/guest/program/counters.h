@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * What the guest's programs share that count instructions by exception level: system calls, the guest's own performance
- * counters, and numbers as text. No C library: a few system calls are all that they need.
+ * What the guest's programs share that measure: system calls, the guest's own performance counters by exception level, its
+ * clock, and numbers as text. No C library: a few system calls are all that they need.
  *
  * Source of the numbers: the arm64 system call table, perf_event_open(2).
  */
@@ -10,9 +10,14 @@ typedef unsigned long u64;
 typedef unsigned int u32;
 typedef unsigned char u8;
 
-enum { READ = 63, WRITE = 64, EXIT = 93, PERF_EVENT_OPEN = 241 };
+enum { CLOSE = 57, READ = 63, WRITE = 64, EXIT = 93, CLOCK_GETTIME = 113, PERF_EVENT_OPEN = 241 };
+enum { MONOTONIC = 1 };
 enum { TYPE_HARDWARE = 0, INSTRUCTIONS = 1, SIZE_VERSION_0 = 64 };
 enum { PINNED = 1 << 2, NO_USER = 1 << 4, NO_KERNEL = 1 << 5, NO_HYPERVISOR = 1 << 6 };
+
+struct time {
+	long seconds, nanoseconds;
+};
 
 /* Instructions at EL0, EL1 and EL2. */
 struct counts {
@@ -47,14 +52,19 @@ static long or_fail(long result, int code)
 	return result;
 }
 
-static long counter(u64 excluded)
+static long open_counter(u64 excluded)
 {
 	struct {
 		u32 type, size;
 		u64 config, period, sample, format, flags, rest[2];
 	} event = { TYPE_HARDWARE, SIZE_VERSION_0, INSTRUCTIONS, 0, 0, 0, PINNED | excluded, { 0, 0 } };
 
-	return or_fail(call(PERF_EVENT_OPEN, (long)&event, -1, 0, -1, 0, 0), 2);
+	return call(PERF_EVENT_OPEN, (long)&event, -1, 0, -1, 0, 0);
+}
+
+static long counter(u64 excluded)
+{
+	return or_fail(open_counter(excluded), 2);
 }
 
 static struct counters open_counters(void)

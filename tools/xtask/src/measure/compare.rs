@@ -4,23 +4,23 @@
 //! `docs/measurements.md` says how it is measured, and has the recorded figures.
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result};
-use oche::command;
+use anyhow::Result;
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
 
 mod cases;
 mod comparison;
+mod devices;
 mod guest;
 mod recorded;
 mod run;
+mod versions;
 
 use crate::measure::profile::counts::InstructionCounter;
-use crate::qemu;
 use cases::MapCase;
 use comparison::{CaseFigures, Comparison};
+use devices::DeviceOptions;
 use guest::CompareGuest;
 pub(crate) use run::CountedCase;
 use run::Setup;
@@ -29,9 +29,26 @@ use run::Setup;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 The same kernel, initrd and devices run on QEMU's SMMUv3, on Oche, on Oche that records callers, and
-on Oche without its trace. QEMU counts instructions as time, so two runs give the same figures.")]
+on Oche without its trace. QEMU counts instructions as time, so two runs give the same figures.
+
+With --devices, the guest of the demo makes one transfer after the other on one CPU: in a boot on
+the SMMUv3 and one on Oche that count instructions, and then in pairs of boots whose time is taken.
+Each boot is kept as it ends: a command that was stopped is continued by the next one, as long as
+Oche, the guest and QEMU are the same.")]
 pub struct CompareOptions {
-    /// Run only cases whose name contains WORD, such as `fresh 4 KiB`; may be repeated.
+    /// Compare transfers by the demo's devices instead of maps: instructions, and how long they
+    /// take.
+    #[arg(long, conflicts_with = "check")]
+    pub devices: bool,
+    /// How often to take the time of the devices' transfers on each machine.
+    #[arg(long, requires = "devices", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub runs: u32,
+    /// Boot again for what earlier commands have measured of the devices.
+    #[arg(long, requires = "devices")]
+    pub anew: bool,
+    /// Run only cases whose name contains WORD, such as `fresh 4 KiB`, or such transfers, such as
+    /// `usb`; may be repeated.
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,
     /// Print one JSON document on standard output instead of tables.
@@ -51,6 +68,15 @@ pub struct CompareOptions {
 ///
 /// Something needed cannot be had, a run failed, or with `--check` a figure is worse than recorded.
 pub fn main(options: &CompareOptions) -> Result<()> {
+    if options.devices {
+        return devices::main(&DeviceOptions {
+            only: &options.only,
+            runs: options.runs,
+            anew: options.anew,
+            json: options.json,
+            record: options.record,
+        });
+    }
     let cases = MapCase::choose(&options.only)?;
     let setups: &[Setup] = if options.check { &[Setup::Oche] } else { &Setup::ALL };
     let progress = Progress::new(1 + setups.len() + usize::from(options.check));
@@ -122,13 +148,12 @@ fn measure(cases: &[MapCase], setups: &[Setup], progress: &Progress) -> Result<C
 
 /// A comparison without figures.
 fn begin(cases: &[MapCase], toolchain: Toolchain, prepared: &CompareGuest) -> Result<Comparison> {
-    let kernel = &prepared.kernel;
     let cases =
         cases.iter().map(|case| CaseFigures { case: case.to_string(), ..Default::default() });
     Ok(Comparison {
-        kernel: format!("{} ({} {})", kernel.release, kernel.package, kernel.version),
-        compiler: compiler(toolchain)?,
-        qemu: first_line(Command::new(qemu::PROGRAM).arg("--version"))?,
+        kernel: versions::kernel(&prepared.kernel),
+        compiler: versions::compiler(toolchain)?,
+        qemu: versions::qemu()?,
         cases: cases.collect(),
     })
 }
@@ -146,17 +171,4 @@ fn add(
         case.set(setup, figures);
     }
     Ok(())
-}
-
-/// The version of the compiler that builds for EL2.
-fn compiler(toolchain: Toolchain) -> Result<String> {
-    let cargo = toolchain.cargo();
-    let chosen = cargo.get_envs().find(|(name, _)| *name == "RUSTC");
-    let program = chosen.and_then(|(_, program)| program).unwrap_or("rustc".as_ref());
-    first_line(Command::new(program).arg("--version"))
-}
-
-fn first_line(program: &mut Command) -> Result<String> {
-    let text = command::text(program, "asking for a version")?;
-    text.lines().next().map(str::to_owned).context("a program has no version")
 }

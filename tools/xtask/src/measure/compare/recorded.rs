@@ -11,9 +11,8 @@ use super::comparison::{Changes, Comparison, MAX_BETTER_PERCENT, MAX_PERCENT};
 
 /// The recorded figures, below the checkout's top folder.
 const FIGURES: &str = "tools/xtask/src/measure/compare/recorded.json";
-/// The page that shows them, and what encloses each table there.
+/// The page that shows them.
 const PAGE: &str = "docs/measurements.md";
-const TABLES: [&str; 2] = ["comparison", "trace"];
 /// What makes them anew.
 const COMMAND: &str = "cargo xtask measure compare --record";
 
@@ -38,11 +37,32 @@ pub(super) fn read() -> Result<Comparison> {
 ///
 /// A file cannot be written, or the page has no place for a table.
 pub(super) fn write(comparison: &Comparison) -> Result<()> {
-    let page = path(PAGE);
-    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-    let text = with_tables(&text, comparison)?;
+    let text = with_tables(&page()?, &tables(comparison))?;
     workspace::write_whole(&path(FIGURES), comparison.json()?.as_bytes())?;
-    workspace::write_whole(&page, text.as_bytes())
+    write_page(&text)
+}
+
+/// What encloses each table in the page, and the table.
+fn tables(comparison: &Comparison) -> [(&'static str, String); 2] {
+    [("comparison", comparison.table()), ("trace", comparison.trace_table())]
+}
+
+/// The text of the page that shows the recorded figures.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub(super) fn page() -> Result<String> {
+    fs::read_to_string(path(PAGE)).with_context(|| format!("cannot read {PAGE}"))
+}
+
+/// Replaces the text of that page.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub(super) fn write_page(text: &str) -> Result<()> {
+    workspace::write_whole(&path(PAGE), text.as_bytes())
 }
 
 /// Prints what has changed since the figures were recorded, and fails if one is worse, or so much
@@ -75,10 +95,14 @@ pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -
     Ok(format!("{compared} figures, none more than {MAX_PERCENT} % worse than recorded"))
 }
 
-/// `page` with the tables of `comparison` between their marks.
-fn with_tables(page: &str, comparison: &Comparison) -> Result<String> {
+/// `page` with each of `tables` between its marks.
+///
+/// # Errors
+///
+/// The page has no place for a table.
+pub(super) fn with_tables(page: &str, tables: &[(&str, String)]) -> Result<String> {
     let mut text = page.to_owned();
-    for (name, table) in TABLES.into_iter().zip([comparison.table(), comparison.trace_table()]) {
+    for (name, table) in tables {
         let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
         let lacks = || format!("{PAGE} has no {} with an end", begin.trim_end());
         let (before, rest) = text.split_once(&begin).with_context(lacks)?;
@@ -90,11 +114,9 @@ fn with_tables(page: &str, comparison: &Comparison) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use oche::progress::Step;
 
-    use super::{PAGE, check, path, read, with_tables};
+    use super::{check, page, read, tables, with_tables};
     use crate::measure::compare::cases::MapCase;
     use crate::measure::compare::comparison::Comparison;
     use crate::measure::compare::run::Setup;
@@ -111,8 +133,19 @@ mod tests {
 
     #[test]
     fn the_page_shows_the_recorded_figures() {
-        let page = fs::read_to_string(path(PAGE)).unwrap();
-        assert_eq!(with_tables(&page, &read().unwrap()).unwrap(), page, "run {}", super::COMMAND);
+        let page = page().unwrap();
+        let shown = with_tables(&page, &tables(&read().unwrap())).unwrap();
+        assert_eq!(shown, page, "run {}", super::COMMAND);
+    }
+
+    #[test]
+    fn a_page_without_a_place_for_a_table_is_an_error() {
+        let put = |page: &str| with_tables(page, &[("a", "new\n".into())]);
+        assert_eq!(
+            put("<!-- a -->\nold\n<!-- end of a -->").unwrap(),
+            "<!-- a -->\nnew\n<!-- end of a -->"
+        );
+        assert!(put("<!-- a -->\nold\n").is_err() && put("<!-- b -->\n").is_err());
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod tests;
 pub const HEAP_BYTES: u64 = 16 << 20;
 /// The smallest frame pool: 32 MiB.
 pub const LEAST_POOL_BYTES: u64 = 32 << 20;
+/// The largest frame pool that is not asked for: 128 MiB.
+pub const MAX_DEFAULT_POOL_BYTES: u64 = 128 << 20;
 /// Table pages beyond one for each 2 MiB of RAM: ragged edges, device holes, level-2 tables.
 const SPARE_TABLES: u64 = 256;
 /// Tables of EL2's own map beyond one for each 2 MiB of RAM that is mapped in pages: registers,
@@ -44,14 +46,14 @@ pub struct LayoutRequest<'a> {
     pub initrd: Option<PhysRange>,
     /// The guest kernel's requirements.
     pub kernel: Kernel,
-    /// `oche.pool`, or a quarter of RAM.
+    /// `oche.pool`, if it is set: see [`default_pool_bytes`].
     pub pool_bytes: Option<u64>,
     /// Bytes for the trace: directory and rings.
     pub trace_bytes: u64,
     /// The bytes of heap that the engine needs, as a function of the bytes of RAM and of the pool.
     pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
-    /// Pages of stage-2 tables in addition to those for RAM.
-    pub more_tables: u64,
+    /// Memory that stage 2 maps in pages as far as it is not RAM; empty if there is none.
+    pub around_ram: PhysRange,
     /// Memory that both stages map in pages only: see [`crate::blocks`].
     pub by_page: PhysRange,
     /// Whether the guest's `/memory` includes Oche's image, as a reservation: a guest that uses
@@ -98,6 +100,10 @@ pub enum LayoutError {
     TooLittleMemory {
         /// Number of contiguous bytes that are needed.
         needed: u64,
+        /// How many of them are the frame pool.
+        pool: u64,
+        /// The largest frame pool with which the rest would fit, if there is one.
+        fitting_pool: Option<u64>,
     },
     /// `oche.pool` is below 32 MiB.
     PoolTooSmall,
@@ -111,12 +117,18 @@ pub enum LayoutError {
 impl fmt::Display for LayoutError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLittleMemory { needed } => {
-                let mib = needed.div_ceil(1 << 20);
+            Self::TooLittleMemory { needed, pool, fitting_pool } => {
+                let mib = |bytes: u64| bytes.div_ceil(1 << 20);
                 write!(
                     out,
-                    "too little memory: Oche needs {mib} MiB in one piece (oche.pool sets most of it)"
-                )
+                    "too little memory: Oche needs {} MiB in one piece, {} of them for oche.pool",
+                    mib(*needed),
+                    mib(*pool)
+                )?;
+                match fitting_pool {
+                    Some(bytes) => write!(out, "; oche.pool={}M fits", bytes >> 20),
+                    None => Ok(()),
+                }
             }
             Self::PoolTooSmall => out.write_str("oche.pool is below 32M"),
             Self::NoPlaceForGuest => out.write_str("no free place in RAM for the guest's kernel"),
@@ -152,10 +164,31 @@ impl MemoryLayout {
         }
 
         let sizes = Sizes::of(request, &ram)?;
-        let needed = sizes.total();
+        let plan = Self::with_sizes(request, ram, free, &sizes);
+        if let Err(LayoutError::TooLittleMemory { needed, pool, .. }) = plan {
+            let fits = |pool: &u64| {
+                let sizes = Sizes::with_pool(request, &ram, *pool);
+                sizes.and_then(|sizes| Self::with_sizes(request, ram, free, &sizes)).is_ok()
+            };
+            let smaller = (LEAST_POOL_BYTES..pool.min(ram.total())).step_by(BLOCK as usize);
+            // The larger the pool, the less fits.
+            let fitting_pool = smaller.take_while(fits).last();
+            return Err(LayoutError::TooLittleMemory { needed, pool, fitting_pool });
+        }
+        plan
+    }
+
+    /// Plans the layout with Oche's memory as large as `sizes`.
+    fn with_sizes(
+        request: &LayoutRequest<'_>,
+        ram: RangeList,
+        mut free: RangeList,
+        sizes: &Sizes,
+    ) -> Result<Self, LayoutError> {
+        let (needed, pool) = (sizes.total(), sizes.pool);
         let limit = PhysRange { start: 0, end: request.address_limit };
-        let reserved =
-            highest_to_end(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
+        let reserved = highest_to_end(&free, needed, limit)
+            .ok_or(LayoutError::TooLittleMemory { needed, pool, fitting_pool: None })?;
         free.subtract(reserved)?;
         let mut next = reserved.start;
         let mut take = |bytes: u64| {
@@ -209,6 +242,18 @@ impl MemoryLayout {
     }
 }
 
+/// The bytes of the frame pool without `oche.pool`: a quarter of RAM, but from 32 MiB to 128 MiB.
+pub const fn default_pool_bytes(ram_bytes: u64) -> u64 {
+    let quarter = ram_bytes / 4;
+    if quarter < LEAST_POOL_BYTES {
+        LEAST_POOL_BYTES
+    } else if quarter > MAX_DEFAULT_POOL_BYTES {
+        MAX_DEFAULT_POOL_BYTES
+    } else {
+        quarter
+    }
+}
+
 /// How large each part of Oche's memory is, in bytes.
 struct Sizes {
     trace: u64,
@@ -221,20 +266,28 @@ struct Sizes {
 impl Sizes {
     fn of(request: &LayoutRequest<'_>, ram: &RangeList) -> Result<Self, LayoutError> {
         let ram_bytes = ram.total();
-        let pool = request.pool_bytes.unwrap_or((ram_bytes / 4).max(LEAST_POOL_BYTES));
+        let pool = request.pool_bytes.unwrap_or(default_pool_bytes(ram_bytes));
         if pool < LEAST_POOL_BYTES {
             return Err(LayoutError::PoolTooSmall);
         }
-        let tables = (ram_bytes / BLOCK + SPARE_TABLES)
-            .saturating_add(request.more_tables)
-            .saturating_mul(PAGE);
+        Self::with_pool(request, ram, pool)
+    }
+
+    fn with_pool(
+        request: &LayoutRequest<'_>,
+        ram: &RangeList,
+        pool: u64,
+    ) -> Result<Self, LayoutError> {
+        let ram_bytes = ram.total();
+        // Any block of RAM may be split, and any block around it consist of pages.
+        let mut elsewhere = *ram;
+        elsewhere.subtract(request.around_ram)?;
+        let around = request.around_ram.grown_to(BLOCK).size() / BLOCK;
+        let tables =
+            (elsewhere.total() / BLOCK + SPARE_TABLES).saturating_add(around).saturating_mul(PAGE);
         let in_pages = ram.as_slice().iter().filter_map(|range| range.overlap(&request.by_page));
         let own_tables = in_pages.map(|range| range.grown_to(BLOCK).size() / BLOCK).sum::<u64>();
-        // A buddy allocator places a block at a multiple of its size, wherever the heap begins, so
-        // up to the size of the largest block may be lost.
-        let engine = (request.engine_bytes)(ram_bytes, pool);
-        let largest = 1u64 << engine.max(1).ilog2();
-        let heap = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
+        let heap = HEAP_BYTES.saturating_add((request.engine_bytes)(ram_bytes, pool));
         Ok(Self {
             trace: align_up(request.trace_bytes, BLOCK),
             heap: align_up(heap, BLOCK),

@@ -13,7 +13,8 @@ pub struct Level(pub log::LevelFilter);
 /// The values of all options.
 #[derive(Clone, Copy, Debug)]
 pub struct BootOptions<'a> {
-    /// `oche.pool`: bytes of the frame pool. `None`: a quarter of RAM.
+    /// `oche.pool`: bytes of the frame pool. `None`: see
+    /// [`default_pool_bytes`](crate::layout::default_pool_bytes).
     pub pool_bytes: Option<u64>,
     /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
     pub trace_bytes: u64,

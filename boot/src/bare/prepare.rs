@@ -84,7 +84,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
         pool_bytes: options.pool_bytes,
         trace_bytes: trace_bytes(trace),
         engine_bytes: B::engine_bytes,
-        more_tables: around_ram.size().div_ceil(BLOCK) + 2,
+        around_ram,
         by_page,
         keeps_image: B::RESERVES_IMAGE,
         address_limit: 1 << stage1::ADDRESS_BITS,

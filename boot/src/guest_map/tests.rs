@@ -138,7 +138,7 @@ impl Shape {
             pool_bytes: Some(32 * MIB),
             trace_bytes: 3 * MIB,
             engine_bytes: |_, _| 3 * MIB,
-            more_tables: self.around_ram.size().div_ceil(BLOCK) + 2,
+            around_ram: self.around_ram,
             by_page: self.by_page(),
             keeps_image: self.keeps_image,
             address_limit: 1 << 39,

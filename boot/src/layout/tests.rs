@@ -27,7 +27,7 @@ fn request<'a>(
         pool_bytes: None,
         trace_bytes: 5 * MIB,
         engine_bytes: |_, _| 3 * MIB,
-        more_tables: 0,
+        around_ram: PhysRange::default(),
         by_page: PhysRange { start: 0x4000_0000, end: 0x4020_0000 },
         keeps_image: false,
         address_limit: 1 << 39,
@@ -52,7 +52,7 @@ fn nothing_overlaps_and_the_guest_gets_the_rest() {
         assert!(!sources.iter().any(|source| source.overlaps(one)), "{one}");
         assert!(!request.initrd.expect("given").overlaps(one), "{one}");
     }
-    assert_eq!(layout.pool.size(), 512 * MIB);
+    assert_eq!(layout.pool.size(), 128 * MIB);
     assert_eq!(layout.pool.end, 0xc000_0000, "at the top");
     assert!(layout.trace.start.is_multiple_of(BLOCK) && layout.kernel.start.is_multiple_of(BLOCK));
     let own = layout.image.size() + layout.reserved.size();
@@ -71,6 +71,35 @@ fn too_little_memory_is_an_error_and_not_squeezed() {
     assert_eq!(MemoryLayout::plan(&request).err(), Some(LayoutError::PoolTooSmall));
     request.pool_bytes = Some(u64::MAX);
     assert!(matches!(MemoryLayout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
+}
+
+#[test]
+fn the_pool_is_bounded_unless_it_is_asked_for() {
+    let none = RangeList::new();
+    let pool = |ram_mib: u64, wanted: Option<u64>| {
+        let ram = ram(&[(0x4000_0000, ram_mib * MIB)]);
+        let request = LayoutRequest { pool_bytes: wanted, ..request(&ram, &none, &[]) };
+        MemoryLayout::plan(&request).expect("it fits").pool.size() / MIB
+    };
+    assert_eq!([256, 400, 512, 8192, 16384].map(|mib| pool(mib, None)), [64, 100, 128, 128, 128]);
+    assert_eq!(pool(8192, Some(2048 * MIB)), 2048);
+    assert_eq!(default_pool_bytes(MIB), LEAST_POOL_BYTES);
+}
+
+#[test]
+fn a_pool_that_does_not_fit_is_an_error_that_names_one_that_fits() {
+    let (ram, none) = (ram(&[(0x4000_0000, 1024 * MIB)]), RangeList::new());
+    let plan = |pool| {
+        let request = LayoutRequest { pool_bytes: Some(pool), ..request(&ram, &none, &[]) };
+        MemoryLayout::plan(&request)
+    };
+    let Err(LayoutError::TooLittleMemory { fitting_pool: Some(fits), .. }) = plan(2048 * MIB)
+    else {
+        panic!("1 GiB has room for no pool of 2 GiB, and for a smaller one");
+    };
+    assert!(plan(fits).is_ok() && plan(fits + BLOCK).is_err());
+    let text = plan(2048 * MIB).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.ends_with(&format!("2048 of them for oche.pool; oche.pool={}M fits", fits >> 20)));
 }
 
 #[test]

@@ -24,8 +24,8 @@ use crate::budget::{Budget, SLICE_BYTES};
 use crate::emulated_dart::{AccessError, Command, EmulatedDart};
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::WatchedAccess;
-use crate::granule::{GranuleMapper, Isolation, Requester, clamp};
-use crate::heap::bytes_of;
+use crate::granule::{GranuleMapper, Isolation, Requester, blocks};
+use crate::heap::{HeapPart, bytes_of};
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
@@ -55,22 +55,38 @@ impl Configuration<'_> {
         (self.darts * STREAMS).min(MAX_DOMAINS)
     }
 
-    /// Number of tables that can be tracked: as many as would map twice the guest's memory.
+    /// Number of tables that can be tracked: leaf tables that map as much as the guest has memory,
+    /// and each domain's first-level tables.
     fn tables(&self) -> usize {
-        clamp(self.pages() / 256, 64, 8192) + TTBRS * self.domains()
+        blocks(self.pages()) + TTBRS * self.domains()
     }
 
-    /// The bytes of heap that [`Engine::new`] allocates with this configuration, as a buddy
-    /// allocator rounds them.
+    /// The bytes of heap that [`Engine::new`] allocates with this configuration, as EL2's heap
+    /// rounds them.
     pub fn heap_bytes(&self) -> usize {
+        self.heap_parts().map(|part| part.bytes).into_iter().sum()
+    }
+
+    /// The parts of [`Self::heap_bytes`].
+    pub fn heap_parts(&self) -> [HeapPart; 7] {
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
         let domains = self.domains();
-        bytes_of::<Dart>(self.darts)
+        let [states, granules, aliases, placed, lists] =
+            GranuleMapper::heap_parts(self.pages(), self.ram.len(), frames, domains);
+        let own = bytes_of::<Dart>(self.darts)
             + bytes_of::<Option<Domain>>(domains)
-            + Tracker::bytes(self.tables(), domains)
-            + GranuleMapper::bytes(self.pages(), self.ram.len(), frames, domains)
             // The current batch, and the one for the tables of a new domain.
-            + 2 * Batch::BYTES
+            + 2 * Batch::BYTES;
+        let tracked = Tracker::bytes(self.tables(), domains);
+        [
+            states,
+            granules,
+            HeapPart { name: "copies of guest tables", bytes: tracked },
+            aliases,
+            placed,
+            lists,
+            HeapPart { name: "DARTs, domains and batches", bytes: own },
+        ]
     }
 }
 

@@ -34,7 +34,7 @@ use core::ops::Range;
 use oche_types::addr::{
     FRAME_BYTES, Gfn, Granule, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun,
 };
-use oche_types::dart::entry::Leaf;
+use oche_types::dart::entry::{ENTRIES, Leaf};
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::{Event, Place, Refusal};
 use oche_types::{Invariant, invariant};
@@ -44,7 +44,7 @@ use crate::granule::alias::{Aliases, MAX_ALIASES};
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watches::Watches;
 use crate::granule::work::{HomeMove, MAX_HOME_MOVES, MergeCopy, PageCopy, UnmapOp};
-use crate::heap::bytes_of;
+use crate::heap::{HeapPart, bytes_of};
 use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
@@ -152,10 +152,10 @@ pub(crate) struct GranuleMapper {
     merged_words: usize,
 }
 
-/// Number of blocks of the granule map for `pages` pages of guest RAM. They cover as many leaf
-/// tables as would map twice the guest's memory, and take about 1 % of it.
-const fn blocks(pages: usize) -> usize {
-    clamp(pages / 256, 64, 8192)
+/// Number of blocks of the granule map, and of the guest's leaf tables, for `pages` pages of guest
+/// RAM: those that map as much. Linux allocates IOVAs from the top, so that few tables are sparse.
+pub(crate) const fn blocks(pages: usize) -> usize {
+    clamp(pages / ENTRIES, 64, 8192)
 }
 
 /// Number of mappings of pages that are mapped more than once, for `pages` pages of guest RAM.
@@ -164,7 +164,7 @@ const fn max_aliases(pages: usize) -> usize {
 }
 
 /// `number`, limited to `min..=max`.
-pub(crate) const fn clamp(number: usize, min: usize, max: usize) -> usize {
+const fn clamp(number: usize, min: usize, max: usize) -> usize {
     if number < min {
         min
     } else if number > max {
@@ -175,19 +175,21 @@ pub(crate) const fn clamp(number: usize, min: usize, max: usize) -> usize {
 }
 
 impl GranuleMapper {
-    /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
+    /// The heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
     /// `frames` frames of the pool and `domains` domains.
-    pub(crate) const fn bytes(pages: usize, ranges: usize, frames: usize, domains: usize) -> usize {
-        let tables = Mover::bytes(ranges, pages, MAX_MOVING)
-            + Pool::bytes(frames)
-            + GranuleMap::bytes(blocks(pages))
-            + Aliases::bytes(max_aliases(pages))
-            + bytes_of::<Gfn>(max_aliases(pages) / 2)
-            + Watches::BYTES
-            + bytes_of::<Option<PlacedDomain>>(domains)
+    pub(crate) const fn heap_parts(
+        pages: usize,
+        ranges: usize,
+        frames: usize,
+        domains: usize,
+    ) -> [HeapPart; 5] {
+        let aliases = Aliases::bytes(max_aliases(pages)) + bytes_of::<Gfn>(max_aliases(pages) / 2);
+        let placed = bytes_of::<Option<PlacedDomain>>(domains)
             + bytes_of::<Directory>(domains)
             + domains * Directory::BYTES;
-        let lists = bytes_of::<UnmapOp>(BATCH)
+        let lists = Pool::bytes(frames)
+            + Watches::BYTES
+            + bytes_of::<UnmapOp>(BATCH)
             + bytes_of::<PageCopy>(BATCH * SLOTS)
             + bytes_of::<HomeMove>(MAX_HOME_MOVES)
             // `to_migrate` and `dropped`.
@@ -195,7 +197,13 @@ impl GranuleMapper {
             + bytes_of::<(Granule, Refusal)>(BATCH)
             + bytes_of::<Gfn>(MAX_LISTED)
             + bytes_of::<MergeCopy>(MAX_ALIASES + 1);
-        tables + lists
+        [
+            HeapPart { name: "states of pages", bytes: Mover::bytes(ranges, pages, MAX_MOVING) },
+            HeapPart { name: "granule map", bytes: GranuleMap::bytes(blocks(pages)) },
+            HeapPart { name: "aliases", bytes: aliases },
+            HeapPart { name: "shadow tables' directories", bytes: placed },
+            HeapPart { name: "lists of frames and of a batch", bytes: lists },
+        ]
     }
 
     /// Creates a mapper with every page at home and nothing mapped.

@@ -25,7 +25,7 @@ mod emulated_dart;
 mod engine;
 mod granule;
 pub mod guest_memory;
-mod heap;
+pub mod heap;
 pub mod host;
 #[cfg(test)]
 mod invariants;

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use bitfield_struct::bitfield;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
@@ -30,9 +31,19 @@ pub(crate) struct PageState {
     pub(crate) flush_merged: u32,
     /// Number of uses of the page by untranslated bus masters now: see `granule::pin`.
     pins: u16,
+    pub(crate) flags: PageFlags,
+}
+
+// There is one for each page of guest RAM.
+const _: () = assert!(size_of::<PageState>() == 24);
+
+/// What is true of one guest page.
+#[bitfield(u16)]
+pub(crate) struct PageFlags {
     /// Whether CPUs' stores are trapped because the page holds a tracked table.
     is_write_protected: bool,
     /// Which accesses of CPUs are trapped because the page has copies or is watched.
+    #[bits(2)]
     trap: CpuTrap,
     /// Whether CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
     has_exclusives: bool,
@@ -46,6 +57,8 @@ pub(crate) struct PageState {
     is_prepared: bool,
     /// Whether the current batch is about to move the page.
     is_about_to_move: bool,
+    #[bits(7)]
+    __: u8,
 }
 
 /// Which accesses of CPUs to a page are trapped.
@@ -57,6 +70,20 @@ pub(crate) enum CpuTrap {
     Writes,
     /// All accesses: before a load, what devices wrote into copies must be merged.
     All,
+}
+
+impl CpuTrap {
+    const fn into_bits(self) -> u16 {
+        self as u16
+    }
+
+    const fn from_bits(bits: u16) -> Self {
+        match bits {
+            0 => Self::None,
+            1 => Self::Writes,
+            _ => Self::All,
+        }
+    }
 }
 
 /// The end of a list, and an index that is not set.
@@ -89,14 +116,7 @@ impl Mover {
             table: NONE,
             flush_merged: NONE,
             pins: 0,
-            is_write_protected: false,
-            trap: CpuTrap::None,
-            has_exclusives: false,
-            is_unwatchable: false,
-            is_listed: false,
-            is_broken: false,
-            is_prepared: false,
-            is_about_to_move: false,
+            flags: PageFlags::new(),
         };
         Self {
             ranges,
@@ -153,22 +173,22 @@ impl Mover {
 
     /// Whether `page` is at home and stays there in the current batch.
     pub(crate) fn stays_home(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.away == 0 && !state.is_about_to_move)
+        self.get(page).is_some_and(|state| state.away == 0 && !state.flags.is_about_to_move())
     }
 
     /// Records that the current batch is about to move `page`.
     pub(crate) fn set_about_to_move(&mut self, page: Gfn) {
-        self.state_mut(page).is_about_to_move = true;
+        self.state_mut(page).flags.set_is_about_to_move(true);
     }
 
     /// Whether `page` is broken in stage 2, until [`Self::remap`].
     pub(crate) fn is_broken(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.is_broken)
+        self.get(page).is_some_and(|state| state.flags.is_broken())
     }
 
     /// Whether CPUs' stores to `page` are trapped because it holds a tracked table.
     pub(crate) fn is_write_protected(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.is_write_protected)
+        self.get(page).is_some_and(|state| state.flags.is_write_protected())
     }
 
     /// Counts a use of `page` by an untranslated bus master. Returns false if the page is not guest
@@ -196,24 +216,27 @@ impl Mover {
 
     /// Which accesses of CPUs to `page` are trapped; for a broken page, after it is remapped.
     pub(crate) fn trap(&self, page: Gfn) -> CpuTrap {
-        self.get(page).map_or(CpuTrap::None, |state| state.trap)
+        self.get(page).map_or(CpuTrap::None, |state| state.flags.trap())
     }
 
     /// Whether CPUs use load-exclusive on `page` while it is trapped.
     pub(crate) fn has_exclusives(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.has_exclusives)
+        self.get(page).is_some_and(|state| state.flags.has_exclusives())
     }
 
     /// Records whether CPUs use load-exclusive on `page`.
     pub(crate) fn set_exclusives(&mut self, page: Gfn, has_exclusives: bool) {
-        self.state_mut(page).has_exclusives = has_exclusives;
+        self.state_mut(page).flags.set_has_exclusives(has_exclusives);
     }
 
     /// Sets which accesses are trapped after `page`, which is broken, is remapped.
     pub(crate) fn set_trap(&mut self, page: Gfn, trap: CpuTrap) {
         let state = self.state_mut(page);
-        invariant!(state.is_broken, "a trap changes only while its page is broken: {page:?}");
-        state.trap = trap;
+        invariant!(
+            state.flags.is_broken(),
+            "a trap changes only while its page is broken: {page:?}"
+        );
+        state.flags.set_trap(trap);
     }
 
     /// The broken page with index `index`.
@@ -232,9 +255,9 @@ impl Mover {
         page: Gfn,
     ) -> Result<(), OutOfTables> {
         let state = self.state_mut(page);
-        if !state.is_prepared {
+        if !state.flags.is_prepared() {
             stage2.prepare(page)?;
-            state.is_prepared = true;
+            state.flags.set_is_prepared(true);
         }
         Ok(())
     }
@@ -244,11 +267,11 @@ impl Mover {
     pub(crate) fn break_page(&mut self, stage2: &mut impl Stage2, page: Gfn) {
         let state = self.state_mut(page);
         invariant!(
-            state.is_prepared,
+            state.flags.is_prepared(),
             "a page moves only with a stage-2 entry of its own: {page:?}"
         );
-        if !state.is_broken {
-            state.is_broken = true;
+        if !state.flags.is_broken() {
+            state.flags.set_is_broken(true);
             stage2.break_page(page);
             invariant!(
                 self.broken.len() < self.broken.capacity(),
@@ -276,9 +299,12 @@ impl Mover {
     pub(crate) fn place(&mut self, sink: &mut impl TraceSink, page: Gfn, to: Hfn) {
         let is_flushed = self.is_flushed;
         let state = self.state_mut(page);
-        invariant!(state.is_broken && is_flushed, "a page moves only while it is broken: {page:?}");
+        invariant!(
+            state.flags.is_broken() && is_flushed,
+            "a page moves only while it is broken: {page:?}"
+        );
         state.away = if to == page.home() { 0 } else { to.0 };
-        state.is_about_to_move = false;
+        state.flags.set_is_about_to_move(false);
         sink.event(Event::Moved { page, to });
     }
 
@@ -291,8 +317,8 @@ impl Mover {
         while let Some(page) = self.broken.pop() {
             let at = self.locate(page);
             let state = self.state_mut(page);
-            state.is_broken = false;
-            let access = match (state.trap, state.is_write_protected) {
+            state.flags.set_is_broken(false);
+            let access = match (state.flags.trap(), state.flags.is_write_protected()) {
                 (CpuTrap::All, _) => CpuAccess::None,
                 (CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
                 (CpuTrap::None, false) => CpuAccess::ReadWrite,
@@ -319,7 +345,7 @@ impl Mover {
         }
         self.prepare(host, page)?;
         let is_broken = self.is_broken(page);
-        self.state_mut(page).is_write_protected = is_write_protected;
+        self.state_mut(page).flags.set_is_write_protected(is_write_protected);
         if !is_broken {
             self.break_page(host, page);
             self.remap(host);

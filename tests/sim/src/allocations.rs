@@ -7,10 +7,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use oche_engine::heap::rounded;
+
 thread_local! {
     static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    /// Bytes of them, as the buddy allocator of EL2 would round them.
+    /// Bytes of them, as EL2's heap would round them.
     static ALLOCATED_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -23,7 +25,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if IS_INSIDE.get() {
             ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-            ALLOCATED_BYTES.set(ALLOCATED_BYTES.get() + layout.size().next_power_of_two());
+            ALLOCATED_BYTES.set(ALLOCATED_BYTES.get() + rounded(layout.size()));
         }
         // SAFETY: the caller's promises are those that the system's allocator asks for.
         unsafe { System.alloc(layout) }
@@ -48,8 +50,8 @@ fn inside() -> Side {
     Side(IS_INSIDE.replace(true))
 }
 
-/// Calls `call` and returns its number of allocations, and of bytes as EL2's buddy allocator rounds
-/// them. Both are 0 in a program whose allocator is not [`Counting`].
+/// Calls `call` and returns its number of allocations, and of bytes as EL2's heap rounds them. Both
+/// are 0 in a program whose allocator is not [`Counting`].
 pub fn allocations_of<T>(call: impl FnOnce() -> T) -> (T, usize, usize) {
     ALLOCATIONS.set(0);
     ALLOCATED_BYTES.set(0);

@@ -23,8 +23,11 @@ pub(crate) const MAX_ALIASES: usize = 1024;
 pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
 /// Set in a head that is the index of a node.
 const LIST: u32 = 1 << 31;
-/// Domains that fit beside the 20 bits of an IOVA page and [`LIST`].
-pub(crate) const MAX_DOMAINS: usize = 1 << 10;
+/// Most domains at a time: sixteen DARTs whose streams all have tables of their own. A domain that
+/// is not in use takes 32 KiB.
+pub(crate) const MAX_DOMAINS: usize = 256;
+// They fit beside the 20 bits of an IOVA page and `LIST`.
+const _: () = assert!(MAX_DOMAINS <= 1 << 11);
 
 /// A mapping of a page: a domain and an IOVA in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -111,10 +111,10 @@ impl GranuleMapper {
     /// not in the list yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
         // A page that is not guest RAM is refused and has no state.
-        let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else {
+        let Some(state) = self.mover.get_mut(page).filter(|state| !state.flags.is_listed()) else {
             return false;
         };
-        state.is_listed = true;
+        state.flags.set_is_listed(true);
         invariant!(
             self.listed.len() < self.listed.capacity(),
             "a batch changes a bounded number of pages"
@@ -126,7 +126,7 @@ impl GranuleMapper {
     /// Takes a page from the list of visited pages, if there is one.
     pub(super) fn unlist(&mut self) -> Option<Gfn> {
         let page = self.listed.pop()?;
-        self.mover.state_mut(page).is_listed = false;
+        self.mover.state_mut(page).flags.set_is_listed(false);
         Some(page)
     }
 

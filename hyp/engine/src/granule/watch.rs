@@ -141,13 +141,13 @@ impl GranuleMapper {
 
     /// Allows `page` to be watched again after its watch was given up.
     pub(super) fn retry_watch(&mut self, page: Gfn) {
-        self.mover.state_mut(page).is_unwatchable = false;
+        self.mover.state_mut(page).flags.set_is_unwatchable(false);
     }
 
     /// Whether `page` is watched.
     pub(super) fn is_watched(&self, page: Gfn) -> bool {
         self.watches.are_set()
-            && self.mover.get(page).is_some_and(|state| !state.is_unwatchable)
+            && self.mover.get(page).is_some_and(|state| !state.flags.is_unwatchable())
             && self.mappings(page).any(|mapping| self.watched_at(mapping, 0, PAGE_BYTES).is_some())
     }
 
@@ -207,6 +207,6 @@ impl GranuleMapper {
             let how = WatchHow::GivenUp;
             host.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
         }
-        self.mover.state_mut(page).is_unwatchable = true;
+        self.mover.state_mut(page).flags.set_is_unwatchable(true);
     }
 }

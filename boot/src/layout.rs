@@ -9,6 +9,7 @@
 
 use core::fmt;
 
+use oche_trace::directory;
 use oche_types::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
 
 use crate::header::Kernel;
@@ -252,6 +253,20 @@ pub const fn default_pool_bytes(ram_bytes: u64) -> u64 {
     } else {
         quarter
     }
+}
+
+/// Room for this boot's trace, and as much after it for that of the previous boot.
+pub fn trace_bytes(trace: directory::Layout) -> u64 {
+    let bytes = align_up(trace.total_bytes() as u64, BLOCK);
+    if trace.ring_records() == 0 { bytes } else { 2 * bytes }
+}
+
+/// DRAM below Oche's `image`, in which both stages map pages only: it contains the memory that CTRR
+/// protects. `around_ram` is the memory around RAM whose boundaries only firmware knows.
+pub fn below_image(image: PhysRange, around_ram: PhysRange, ram: &RangeList) -> PhysRange {
+    let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
+    let start = if around_ram.is_empty() { lowest } else { around_ram.start.min(lowest) };
+    PhysRange { start, end: align_up(image.start, BLOCK) }
 }
 
 /// How large each part of Oche's memory is, in bytes.

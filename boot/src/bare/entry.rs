@@ -11,6 +11,9 @@
 //! before the MMU goes on (nothing that was fetched speculatively in between is left). The
 //! instruction cache is dropped then as well.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_el2::{entry_global_asm, frame, image, percpu, vectors};
 use oche_types::range::PhysRange;
 
@@ -40,17 +43,29 @@ macro_rules! entry {
         /// Called once, by the entry assembly on the boot CPU.
         #[expect(unsafe_code, reason = "the symbol that the entry assembly calls")]
         #[unsafe(no_mangle)]
-        extern "C" fn oche_primary(fdt: u64) -> ! {
-            $crate::bare::entry::begin();
+        extern "C" fn oche_primary(fdt: u64, entry_ticks: u64) -> ! {
+            $crate::bare::entry::begin(entry_ticks);
             $main($crate::bare::entry::FdtAddress(fdt))
         }
     };
 }
 
-/// Sets the boot CPU's number and vectors before the platform's `main`.
-pub fn begin() {
+/// `CNTPCT_EL0` at the first instruction of EL2.
+static ENTRY_TICKS: AtomicU64 = AtomicU64::new(0);
+
+/// Sets the boot CPU's number and vectors before the platform's `main`. `entry_ticks` is
+/// `CNTPCT_EL0` at the entry.
+pub fn begin(entry_ticks: u64) {
+    ENTRY_TICKS.store(entry_ticks, Ordering::Relaxed);
     percpu::set_index(0);
     vectors::install();
+}
+
+/// Nanoseconds since the entry.
+pub(super) fn nanoseconds() -> u64 {
+    let ticks = CNTPCT_EL0.get().wrapping_sub(ENTRY_TICKS.load(Ordering::Relaxed));
+    let hertz = CNTFRQ_EL0.get().max(1);
+    (ticks / hertz) * 1_000_000_000 + (ticks % hertz) * 1_000_000_000 / hertz
 }
 
 entry_global_asm!(
@@ -77,6 +92,7 @@ oche_entry:
     cmp     x9, #(2 << 2)
     b.ne    oche_not_el2                // a board's own, without a stack, or oche_park (`image.ld`)
     enter_el2
+    mrs     x24, cntpct_el0
     adrp    x21, _start
     bl      oche_clean_image
 
@@ -125,6 +141,7 @@ oche_entry:
     mov     x2, #{mair}
     mmu_on
 6:  mov     x0, x20
+    mov     x1, x24
     bl      oche_primary
     b       oche_park
 

@@ -12,7 +12,7 @@ use oche_types::range::{PAGE, PhysRange};
 
 use crate::bare::memory::{bytes, copy};
 use crate::bare::prepare::Prepared;
-use crate::bare::{heap, spin_table, stage1};
+use crate::bare::{entry, heap, spin_table, stage1};
 use crate::guest_fdt::{self, Changes, Edit, Reservation, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 
@@ -81,6 +81,7 @@ impl Prepared {
         });
         cpu_setup::configure();
         self.check_blocks();
+        log::info!("boot took {} ns from the entry on", entry::nanoseconds());
         heap::seal();
         smp::enter_guest(self.layout.kernel.start, fdt.start)
     }

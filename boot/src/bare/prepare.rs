@@ -9,7 +9,7 @@ use oche_el2::firmware::{self, fatal};
 use oche_el2::stage2::cacheability::Coherence;
 use oche_el2::{cpu_setup, features, image};
 use oche_trace::directory;
-use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
+use oche_types::range::{PAGE, PhysRange, RangeList};
 
 use crate::bare::board::Board;
 use crate::bare::entry::FdtAddress;
@@ -17,7 +17,7 @@ use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
 use crate::bare::{fdt_buffer, heap, stage1};
 use crate::blob;
 use crate::header::{self, HEADER_BYTES, Kernel};
-use crate::layout::{LayoutRequest, MemoryLayout};
+use crate::layout::{LayoutRequest, MemoryLayout, below_image, trace_bytes};
 use crate::machine::Machine;
 use crate::options::{BootOptions, retired};
 use crate::payload::{self, Item, MAX_HEADER_BYTES};
@@ -70,7 +70,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     let (kernel_file, kernel) = files.kernel();
     let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
     let around_ram = B::around_ram(&machine.ram);
-    let by_page = below_image(around_ram, &machine.ram);
+    let by_page = below_image(image, around_ram, &machine.ram);
     let initrd = files.initrd.or(machine.initrd);
     let request = LayoutRequest {
         ram: &machine.ram,
@@ -186,14 +186,6 @@ fn own_image_size(image: PhysRange) -> u64 {
     unsafe { at.read_volatile() }
 }
 
-/// DRAM below Oche's image, in which both stages map pages only: it contains the memory that CTRR
-/// protects.
-fn below_image(around: PhysRange, ram: &RangeList) -> PhysRange {
-    let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
-    let start = if around.is_empty() { lowest } else { around.start.min(lowest) };
-    PhysRange { start, end: align_up(image::range().start, BLOCK) }
-}
-
 /// Maps all RAM, sets up the heap, and clears Oche's memory for tables and trace.
 fn open_memory(layout: &MemoryLayout, ram: &RangeList, trace: directory::Layout) {
     log::debug!("heap {}, tables {}, EL2's {}", layout.heap, layout.tables, layout.own_tables);
@@ -212,12 +204,6 @@ fn open_memory(layout: &MemoryLayout, ram: &RangeList, trace: directory::Layout)
         // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
         unsafe { clear(range) };
     }
-}
-
-/// Room for this boot's trace, and as much after it for that of the previous boot.
-fn trace_bytes(trace: directory::Layout) -> u64 {
-    let bytes = (trace.total_bytes() as u64).next_multiple_of(BLOCK);
-    if trace.ring_records() == 0 { bytes } else { 2 * bytes }
 }
 
 /// Saves the rings of the previous boot, if its trace had the same size and is still in memory: a

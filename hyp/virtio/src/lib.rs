@@ -11,3 +11,7 @@ extern crate alloc;
 pub mod console;
 pub mod port;
 pub mod queue;
+
+/// Bytes of heap that a console with a trace port takes. The last term is the box of the function
+/// that sets its interrupt.
+pub const HEAP_BYTES: usize = console::HEAP_BYTES + port::HEAP_BYTES + 64;

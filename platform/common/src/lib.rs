@@ -1,7 +1,7 @@
 //! What all boards share: the engine behind a lock, guest memory, and the trace in memory.
 //!
-//! A board adds the driver of its IOMMU and defines which DARTs its guest has. This crate needs
-//! EL2, so it is empty on a developer's computer.
+//! A board adds the driver of its IOMMU and defines which DARTs its guest has. All but [`memory`]
+//! needs EL2, and is left out on a developer's computer.
 #![no_std]
 // UNSAFETY: pages of the guest and the trace's memory are reached through addresses that the layout
 // chose.
@@ -17,6 +17,7 @@ extern crate alloc;
 pub mod emulated_darts;
 #[cfg(target_os = "none")]
 pub mod host;
+pub mod memory;
 #[cfg(target_os = "none")]
 pub mod panic_trace;
 #[cfg(target_os = "none")]

@@ -6,8 +6,8 @@ use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
 use oche_engine::Engine;
 use oche_engine::guest_memory::EngineMemory;
 use oche_engine::host::Iommu;
-use oche_virtio::console::{self, Console, Effect};
-use oche_virtio::port::{self, TracePort};
+use oche_virtio::console::{Console, Effect};
+use oche_virtio::port::TracePort;
 
 use crate::host::PlatformHost;
 
@@ -15,10 +15,6 @@ use crate::host::PlatformHost;
 /// deasserts it (`false`, when the guest has acknowledged everything). A board with an
 /// edge-triggered interrupt ignores `false`.
 pub type SetInterrupt = Box<dyn Fn(bool) + Send>;
-
-/// Upper bound of the heap that a [`TraceConsole`] uses, in bytes. The last term is the box of
-/// [`SetInterrupt`].
-pub const HEAP_BYTES: u64 = (console::HEAP_BYTES + port::HEAP_BYTES + 64) as u64;
 
 /// The console device with its trace port. It allocates only in `new`.
 pub struct TraceConsole {

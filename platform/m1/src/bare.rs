@@ -19,17 +19,14 @@ use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::tree::Tree;
 use oche_el2::{apple, image, mmio, panic, trap};
-use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
+use oche_m1::device_tree;
 use oche_m1::framebuffer::{self, BootScreen};
 use oche_m1::ownership::Ownership;
-use oche_m1::{device_tree, nvme};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
-use oche_types::addr::{Gfn, HostGranule};
-use oche_types::dart::stream::MAX_DARTS;
 use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
 use power::PowerDomains;
@@ -51,15 +48,8 @@ impl Board for M1Board {
     const INCOMPATIBLE: &'static str = "this is no M1: the FDT names no apple,t8103";
     const RESERVES_IMAGE: bool = true;
 
-    /// An upper bound of what the engine, the NVMe driver and the trace's port take of the heap.
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
-        let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-        let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-        let isolation = Isolation::default();
-        let darts = MAX_DARTS;
-        Configuration { darts, ram: &ram, pool, isolation }.heap_bytes() as u64
-            + nvme::HEAP_BYTES
-            + oche_platform::port::HEAP_BYTES
+        oche_m1::memory::engine_bytes(ram_bytes, pool_bytes)
     }
 
     /// DRAM from its first byte to its last: RAM, and firmware's carve-outs around it.

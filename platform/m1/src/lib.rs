@@ -13,6 +13,7 @@ pub mod aic;
 pub mod darts;
 pub mod device_tree;
 pub mod framebuffer;
+pub mod memory;
 pub mod nvme;
 pub mod ownership;
 pub mod power;

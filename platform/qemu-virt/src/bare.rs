@@ -19,7 +19,6 @@ use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{console, trap, trapped_page};
-use oche_engine::{Configuration, Isolation};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::port::SetInterrupt;
@@ -27,11 +26,11 @@ use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
 use oche_qemu_virt::guest_fdt::Darts;
-use oche_qemu_virt::iommu_map::{Choice, IommuMap, MAX_DARTS};
+use oche_qemu_virt::iommu_map::{Choice, IommuMap};
+use oche_qemu_virt::memory::DARTS;
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
 use oche_trace::statistics::Exit;
-use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::{DartId, STREAMS};
 use oche_types::range::PhysRange;
 
@@ -46,8 +45,6 @@ const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
 const EDGE_RISING: u32 = 1;
 /// The PL031 clock. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_RTC`; Arm DDI 0224, 3.3.1.
 const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
-/// Number of emulated DARTs.
-const DARTS: usize = MAX_DARTS as usize;
 
 oche_boot::entry!(main, "qemu-virt");
 
@@ -61,13 +58,8 @@ impl Board for QemuVirt {
         "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)";
     const RESERVES_IMAGE: bool = false;
 
-    /// Upper bound of the heap that the engine, the SMMU's tables and the trace port use.
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
-        let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-        let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-        let isolation = Isolation::default();
-        Configuration { darts: DARTS, ram: &ram, pool, isolation }.heap_bytes() as u64
-            + oche_platform::port::HEAP_BYTES
+        oche_qemu_virt::memory::engine_bytes(ram_bytes, pool_bytes)
     }
 }
 

@@ -17,5 +17,6 @@ pub mod darts;
 pub mod gic;
 pub mod guest_fdt;
 pub mod iommu_map;
+pub mod memory;
 pub mod port;
 pub mod smmu;

@@ -13,6 +13,7 @@ use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
 pub mod compare;
 pub mod job;
+pub mod memory;
 pub mod profile;
 mod transfers;
 
@@ -28,6 +29,8 @@ pub enum What {
     Compare(compare::CompareOptions),
     /// Name the functions of Oche's that the instructions of a DMA map and unmap go to.
     Profile(profile::ProfileOptions),
+    /// Show how much memory Oche takes, and how many instructions its boot takes.
+    Memory(memory::MemoryOptions),
 }
 
 /// Carries out `cargo xtask measure`.
@@ -41,6 +44,7 @@ pub fn main(what: Option<&What>) -> Result<()> {
         Some(What::Job(options)) => job::main(options),
         Some(What::Compare(options)) => compare::main(options),
         Some(What::Profile(options)) => profile::main(options),
+        Some(What::Memory(options)) => memory::main(options),
     }
 }
 

@@ -10,7 +10,7 @@ use oche::progress::Step;
 use oche::{command, workspace};
 
 use super::{document_commands, fault, m1, mistakes, port, reset, views, watch, wrong_input};
-use crate::measure::compare;
+use crate::measure::{compare, memory};
 use crate::soak::hostile::{Images, batch};
 use crate::{check, environment, hostile};
 
@@ -64,6 +64,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
     ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
     ("Cost of a DMA map, against the recorded", |step, _| compare::check_recorded(step)),
+    ("Memory and boot, against the bound", |step, _| memory::check_recorded(step)),
     ("Demo, short", |step, _| run_demo(step, "demo-short", "")),
     ("Demo, short, permissions exact", |step, _| {
         run_demo(step, "demo-strict", "--without-native --option oche.isolation=strict")

@@ -4,9 +4,10 @@
 //! the write asks for an invalidation, the tracker finds what changed in the guest's tables, and
 //! the granule mapper applies the changes to the hardware's tables. The work in one trap is
 //! bounded. While some is left, the DART's busy bit stays set, and the engine continues when the
-//! guest polls it or accesses any other register of a DART.
+//! guest polls it or accesses any other register of this DART.
 
 mod attach;
+mod domain_set;
 mod faults;
 mod work;
 
@@ -22,6 +23,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::emulated_dart::{AccessError, Command, EmulatedDart};
+use crate::engine::domain_set::DomainSet;
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::WatchedAccess;
 use crate::granule::{GranuleMapper, Isolation, Requester, blocks};
@@ -74,9 +76,10 @@ impl Configuration<'_> {
         let [states, granules, aliases, placed, lists] =
             GranuleMapper::heap_parts(self.pages(), self.ram.len(), frames, domains);
         let own = bytes_of::<Dart>(self.darts)
+            + self.darts * DomainSet::bytes(domains)
             + bytes_of::<Option<Domain>>(domains)
-            // The current batch, and the one for the tables of a new domain.
-            + 2 * Batch::BYTES;
+            + bytes_of::<Batch>(domains)
+            + domains * Batch::BYTES;
         let tracked = Tracker::bytes(self.tables(), domains);
         [
             states,
@@ -97,22 +100,17 @@ pub struct Engine {
     domains: Vec<Option<Domain>>,
     tracker: Tracker,
     mapper: GranuleMapper,
-    /// Changes of the current domain, and how many of them have been applied.
-    batch: Batch,
-    applied: usize,
-    current_domain: Option<DomainId>,
-    /// Whether all tables of the current domain have been compared for `batch`.
-    is_compared: bool,
-    /// The tables of a new domain that cannot be tracked.
-    creation_batch: Batch,
+    /// Those of future domains.
+    batches: Vec<Batch>,
     slice_bytes: usize,
-    is_busy: bool,
 }
 
 #[derive(Debug)]
 struct Dart {
     registers: EmulatedDart,
     streams: [Attachment; STREAMS],
+    /// The domains with work left that this DART asked for.
+    due: DomainSet,
 }
 
 /// The domains that a stream is attached to and waits for.
@@ -158,19 +156,35 @@ struct Domain {
     requester: Requester,
     /// Streams to attach once the tables have been applied.
     waiting: Members,
-    /// Whether the tables may have changed since they were last applied.
-    needs_flush: bool,
-    /// Once the tables have been applied: the number of flush-merged pages still to be merged.
-    merges_left: Option<usize>,
+    pending: Pending,
+    /// What the last comparison found.
+    batch: Batch,
     is_ending: bool,
+}
+
+/// What is left to do until a domain's shadow tables agree with the guest's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    /// Nothing.
+    Nothing,
+    /// The tables have to be compared, from the tracker's cursor on.
+    Compare,
+    /// The domain's batch has to be applied, from change `applied` on. `is_compared`: with it, all
+    /// tables have been compared.
+    Apply { applied: usize, is_compared: bool },
+    /// The tables have been applied, and so many flush-merged pages have to be merged.
+    Merge { left: usize },
 }
 
 impl Engine {
     /// Creates an engine with all of the guest's memory at home and every stream blocked.
     pub fn new(configuration: &Configuration<'_>, host: &mut impl Host) -> Self {
         let domains = configuration.domains();
-        let dart =
-            || Dart { registers: EmulatedDart::new(), streams: [Attachment::default(); STREAMS] };
+        let dart = || Dart {
+            registers: EmulatedDart::new(),
+            streams: [Attachment::default(); STREAMS],
+            due: DomainSet::new(domains),
+        };
         Self {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
             domains: (0..domains).map(|_| None).collect(),
@@ -182,13 +196,8 @@ impl Engine {
                 configuration.isolation,
                 host,
             ),
-            batch: Batch::new(),
-            applied: 0,
-            current_domain: None,
-            is_compared: false,
-            creation_batch: Batch::new(),
+            batches: (0..domains).map(|_| Batch::new()).collect(),
             slice_bytes: SLICE_BYTES,
-            is_busy: false,
         }
     }
 
@@ -216,11 +225,9 @@ impl Engine {
         if offset == ERROR {
             self.take_faults(host, dart);
         }
-        if self.is_busy {
-            self.work(host);
-        }
-        let emulated = self.darts.get(dart.index()).must("the DART is the guest's");
-        let value = emulated.registers.read(offset, bytes, self.is_busy)?;
+        self.work(host, dart);
+        let is_busy = self.is_busy(dart);
+        let value = self.dart_mut(dart).registers.read(offset, bytes, is_busy)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
         Ok(value)
     }
@@ -243,10 +250,9 @@ impl Engine {
         let command = registers.write(offset, bytes, value)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
         match command {
-            Command::None if self.is_busy => {
-                self.work(host);
+            Command::None => {
+                self.work(host, dart);
             }
-            Command::None => {}
             Command::Recheck(streams) => {
                 let mut waking = StreamSet::default();
                 for stream in streams.iter() {
@@ -260,14 +266,14 @@ impl Engine {
                 // attached at once: Linux does not invalidate when it restores saved registers on
                 // resume.
                 self.attach(host, dart, waking);
-                self.work(host);
+                self.work(host, dart);
             }
             Command::Invalidate(streams) => {
                 host.event(Event::Flush { dart, streams });
                 self.attach(host, dart, streams);
-                let slots = self.work(host);
+                let slots = self.work(host, dart);
                 let pages = u32::try_from(slots).unwrap_or(u32::MAX);
-                host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
+                host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy(dart) });
             }
         }
         Ok(())
@@ -463,11 +469,5 @@ impl Engine {
     /// Number of free frames in the pool.
     pub fn free_frames(&self) -> usize {
         self.mapper.pool.free_frames()
-    }
-}
-
-impl Domain {
-    fn is_due(&self) -> bool {
-        self.needs_flush || self.is_ending
     }
 }

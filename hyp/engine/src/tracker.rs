@@ -131,12 +131,6 @@ impl Batch {
         self.is_sealed = false;
     }
 
-    /// Whether one of the changes maps `page`.
-    fn maps(&self, page: Gfn) -> bool {
-        let mut wanted = self.changes.iter().flat_map(|change| change.wanted.into_iter().flatten());
-        wanted.any(|leaf| leaf.page == page)
-    }
-
     fn is_full(&self) -> bool {
         self.is_sealed || self.changes.len() >= BATCH || self.rejected.len() >= BATCH
     }
@@ -283,7 +277,7 @@ impl Tracker {
             let compared = at;
             next = 0;
             at = self.table(at).next_unsync;
-            self.protect_if_idle(host, mover, compared, batch, budget);
+            self.protect_if_idle(host, mover, compared, budget);
         }
         self.restart(domain);
         true
@@ -340,7 +334,6 @@ impl Tracker {
         host: &mut impl Host,
         mover: &mut Mover,
         at: u32,
-        batch: &Batch,
         budget: &mut Budget,
     ) {
         let table = self.table_mut(at);
@@ -354,10 +347,9 @@ impl Tracker {
         if self.has_other_unsync(mover, page, at) {
             return;
         }
-        // Writes by a device or an untranslated bus master do not trap. A device that `batch`
-        // maps the page for may write it before the table is compared again.
+        // Writes by a device or an untranslated bus master do not trap. A batch that maps the page
+        // makes the table unsync again before it is applied.
         if mover.state(page).mappings != NONE
-            || batch.maps(page)
             || mover.is_pinned(page)
             || mover.set_write_protected(host, page, true).is_err()
         {

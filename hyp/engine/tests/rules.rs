@@ -2,6 +2,7 @@
 
 mod bench;
 mod budget;
+mod darts;
 mod pins;
 mod refusals;
 mod streams;

@@ -8,7 +8,7 @@ use oche_types::dart::stream::{DartId, Members, StreamId, StreamSet};
 use oche_types::event::{Event, Place, Refusal};
 
 use crate::engine::work::report_rejected;
-use crate::engine::{Attachment, Domain, Engine};
+use crate::engine::{Attachment, Domain, Engine, Pending};
 use crate::granule::Requester;
 use crate::host::{DomainId, Host};
 
@@ -38,16 +38,14 @@ impl Engine {
                 continue;
             };
             let Some(domain) = self
-                .find_domain(roots)
+                .find_domain(dart, stream, roots)
                 .or_else(|| self.create_domain(host, Requester { dart, stream }, roots))
             else {
                 self.block(host, dart, stream);
                 continue;
             };
-            let entry = self.domain_mut(domain);
-            entry.needs_flush = true;
-            entry.requester = Requester { dart, stream };
-            self.restart(domain);
+            self.domain_mut(domain).requester = Requester { dart, stream };
+            self.ask(dart, domain);
             let attachment = self.attachment(dart, stream);
             if attachment.now == Some(domain) {
                 self.cancel_attach(dart, stream);
@@ -59,8 +57,20 @@ impl Engine {
         }
     }
 
-    fn find_domain(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+    /// The domain of the tables in `roots`, if there is one: there is at most one that does not
+    /// end. Mostly it is the one that the stream is attached to.
+    fn find_domain(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        roots: [Ttbr; TTBRS],
+    ) -> Option<DomainId> {
+        let now = self.attachment(dart, stream).now;
         let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
+        let is_now = |now: &DomainId| self.domains.get(usize::from(now.0))?.as_ref().map(is_it);
+        if now.as_ref().and_then(is_now) == Some(true) {
+            return now;
+        }
         self.domains
             .iter()
             .position(|domain| domain.as_ref().is_some_and(is_it))
@@ -97,23 +107,19 @@ impl Engine {
             .domains
             .get_mut(usize::from(domain.0))
             .must("a domain's number is below the maximum");
-        *entry = Some(Domain {
+        let mut batch = self.batches.pop().must("each domain has a batch");
+        batch.clear();
+        let new = Domain {
             roots,
             requester,
             waiting: Members::default(),
-            needs_flush: true,
-            merges_left: None,
+            pending: Pending::Compare,
+            batch,
             is_ending: false,
-        });
-        self.creation_batch.clear();
-        self.tracker.create_domain(
-            host,
-            &mut self.mapper.mover,
-            domain,
-            roots,
-            &mut self.creation_batch,
-        );
-        report_rejected(host, requester, &self.creation_batch);
+        };
+        let batch = &mut entry.insert(new).batch;
+        self.tracker.create_domain(host, &mut self.mapper.mover, domain, roots, batch);
+        report_rejected(host, requester, batch);
         Some(domain)
     }
 
@@ -130,7 +136,7 @@ impl Engine {
         let Some(domain) = self.attachment(dart, stream).next.take() else { return };
         self.domain_mut(domain).waiting.remove(dart, stream);
         self.reassign_requester(dart, stream, domain);
-        self.end_if_unused(domain);
+        self.end_if_unused(dart, domain);
     }
 
     /// Removes `stream` from `domain`, which it no longer uses, and ends the domain with its last
@@ -138,7 +144,7 @@ impl Engine {
     fn detach(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         self.mapper.placed_mut(domain).members.remove(dart, stream);
         self.reassign_requester(dart, stream, domain);
-        self.end_if_unused(domain);
+        self.end_if_unused(dart, domain);
     }
 
     /// Attributes further work on `domain`, which `stream` has left, to another of its streams, if
@@ -153,12 +159,13 @@ impl Engine {
         }
     }
 
-    fn end_if_unused(&mut self, domain: DomainId) {
+    /// Ends `domain`, as work of `dart`, if that has removed its last stream.
+    fn end_if_unused(&mut self, dart: DartId, domain: DomainId) {
         let is_used = !self.mapper.placed(domain).members.is_empty();
         let entry = self.domain_mut(domain);
         if !is_used && entry.waiting.is_empty() && !entry.is_ending {
             entry.is_ending = true;
-            self.restart(domain);
+            self.ask(dart, domain);
             self.tracker.end_domain(domain);
         }
     }
@@ -166,9 +173,12 @@ impl Engine {
     /// Attaches the streams that wait for the tables of `domain` to be applied.
     pub(super) fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
         let entry = self.domain_mut(domain);
+        if entry.waiting.is_empty() {
+            return;
+        }
         let waiting = core::mem::take(&mut entry.waiting);
         let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
-        let is_watched_anew = self.is_watching() && !waiting.is_empty();
+        let is_watched_anew = self.is_watching();
         for (dart, streams) in waiting.iter() {
             for stream in streams.iter() {
                 let placed = self.mapper.placed_mut(domain);

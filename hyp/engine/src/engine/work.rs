@@ -1,11 +1,18 @@
-//! The work of a trap: applies the changes of the domains that need it, up to the trap's budget.
+//! The work of a trap: applies the changes of the domains that a DART's guest driver asked for, up
+//! to the trap's budget.
+//!
+//! Work belongs to the DARTs whose accesses asked for it: by a flush, by attaching a stream, or by
+//! detaching the last stream of a domain. A DART is busy while one of its domains has work left,
+//! and no other DART's access continues that work. A domain that streams of several DARTs share can
+//! be asked for by each of them.
 
-use oche_types::Invariant;
 use oche_types::addr::FRAME_BYTES;
+use oche_types::dart::stream::DartId;
 use oche_types::event::{Event, Place};
+use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
-use crate::engine::{Domain, Engine};
+use crate::engine::{Dart, Engine, Pending};
 use crate::granule::Requester;
 use crate::host::{DomainId, Host};
 use crate::tracker::Batch;
@@ -14,90 +21,114 @@ use crate::tracker::Batch;
 const END_BYTES: usize = 129 * FRAME_BYTES;
 
 impl Engine {
-    /// Does the work that is due, up to the budget of a trap. Returns the number of slots that were
-    /// compared, and sets `is_busy` if some work is left.
-    pub(super) fn work(&mut self, host: &mut impl Host) -> usize {
+    pub(super) fn dart_mut(&mut self, dart: DartId) -> &mut Dart {
+        self.darts.get_mut(dart.index()).must("the DART is the guest's")
+    }
+
+    /// Whether some work is left that `dart` asked for.
+    pub(super) fn is_busy(&self, dart: DartId) -> bool {
+        let dart = self.darts.get(dart.index()).must("the DART is the guest's");
+        dart.due.first().is_some()
+    }
+
+    /// Has the tables of `domain` compared from the start, as work of `dart`: the guest may have
+    /// changed them since they were compared.
+    pub(super) fn ask(&mut self, dart: DartId, domain: DomainId) {
+        self.tracker.restart(domain);
+        let entry = self.domain_mut(domain);
+        entry.pending = match entry.pending {
+            Pending::Apply { applied, .. } => Pending::Apply { applied, is_compared: false },
+            _ => Pending::Compare,
+        };
+        self.dart_mut(dart).due.insert(domain);
+    }
+
+    /// Does the work that `dart` asked for, up to the budget of a trap. Returns the number of slots
+    /// that were compared.
+    pub(super) fn work(&mut self, host: &mut impl Host, dart: DartId) -> usize {
         let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;
-        while let Some(domain) = self.due() {
+        while let Some(domain) = self.dart_mut(dart).due.first() {
             if budget.is_spent() {
-                self.is_busy = true;
-                return slots;
+                break;
             }
             slots += self.work_on(host, domain, &mut budget);
         }
-        self.is_busy = false;
         slots
-    }
-
-    /// The domain to work on: the one with a batch under way, or the first that has work due. A
-    /// domain that is completed can end another one anywhere in the list.
-    fn due(&self) -> Option<DomainId> {
-        let first =
-            || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
-        self.current_domain.or_else(|| first().map(|domain| DomainId(domain as u16)))
     }
 
     /// Does one round of work on `domain`. Returns the number of slots that were compared.
     fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
-        let entry = self.domain_mut(domain);
-        let (requester, is_ending) = (entry.requester, entry.is_ending);
-        if let Some(mut left) = entry.merges_left.filter(|_| !is_ending) {
-            let is_done = self.mapper.merge_at_flush(host, domain, &mut left, budget);
-            if is_done {
-                self.complete(host, domain, budget);
-            } else {
-                self.domain_mut(domain).merges_left = Some(left);
+        let entry = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+        let entry = entry.must("the domain exists");
+        invariant!(entry.pending != Pending::Nothing, "a domain that is due has work left");
+        let (applied, is_compared) = match entry.pending {
+            Pending::Apply { applied, is_compared } => (applied, is_compared),
+            Pending::Merge { left } => {
+                self.merge(host, domain, left, budget);
+                return 0;
             }
-            return 0;
-        }
-        if self.current_domain.is_none() {
-            self.batch.clear();
-            self.is_compared =
-                self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
-            report_rejected(host, requester, &self.batch);
-            (self.current_domain, self.applied) = (Some(domain), 0);
-        }
-        let rest = self
-            .batch
-            .changes
-            .get(self.applied..)
-            .must("the applied changes are part of the batch");
-        let applied = self.mapper.apply(host, requester, domain, rest, budget);
-        self.applied += applied;
-        if self.applied == self.batch.changes.len() {
-            self.current_domain = None;
-            if self.is_compared && is_ending {
-                self.complete(host, domain, budget);
-            } else if self.is_compared {
-                self.domain_mut(domain).merges_left = Some(usize::MAX);
+            Pending::Nothing | Pending::Compare => {
+                entry.batch.clear();
+                let (tracker, mapper) = (&mut self.tracker, &mut self.mapper);
+                let is_compared = tracker.compare(host, mapper, domain, &mut entry.batch, budget);
+                report_rejected(host, entry.requester, &entry.batch);
+                (0, is_compared)
             }
-            // A rejected table counts too: reporting it is work.
-            return 4 * (applied + self.batch.rejected.len());
+        };
+        let changes = entry.batch.changes.get(applied..);
+        let changes = changes.must("the applied changes are part of the batch");
+        for leaf in changes.iter().flat_map(|change| change.wanted.into_iter().flatten()) {
+            // A device may write this page from now on, which does not trap.
+            if self.mapper.mover.is_write_protected(leaf.page) {
+                self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+            }
         }
-        4 * applied
+        let count = self.mapper.apply(host, entry.requester, domain, changes, budget);
+        if count < changes.len() {
+            entry.pending = Pending::Apply { applied: applied + count, is_compared };
+            return 4 * count;
+        }
+        // A rejected table counts too: reporting it is work.
+        let slots = 4 * (count + entry.batch.rejected.len());
+        if is_compared && entry.is_ending {
+            self.complete(host, domain, budget);
+        } else if is_compared {
+            entry.pending = Pending::Merge { left: usize::MAX };
+        } else {
+            entry.pending = Pending::Compare;
+        }
+        slots
     }
 
-    /// Has the tables of `domain` compared again from the start: the guest may have changed them
-    /// since they were compared.
-    pub(super) fn restart(&mut self, domain: DomainId) {
-        self.tracker.restart(domain);
-        if self.current_domain == Some(domain) {
-            self.is_compared = false;
+    /// Merges the flush-merged pages of `domain`, from the last of the first `left` on.
+    fn merge(
+        &mut self,
+        host: &mut impl Host,
+        domain: DomainId,
+        mut left: usize,
+        budget: &mut Budget,
+    ) {
+        if self.mapper.merge_at_flush(host, domain, &mut left, budget) {
+            self.complete(host, domain, budget);
+        } else {
+            self.domain_mut(domain).pending = Pending::Merge { left };
         }
-        self.domain_mut(domain).merges_left = None;
     }
 
     /// Ends the work on `domain`, whose shadow tables now agree with the guest's tables.
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
+        for dart in &mut self.darts {
+            dart.due.remove(domain);
+        }
         let entry = self.domain_mut(domain);
-        entry.needs_flush = false;
-        entry.merges_left = None;
+        entry.pending = Pending::Nothing;
         if entry.is_ending {
             budget.charge(END_BYTES);
             self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
             self.mapper.destroy_domain(host, domain);
-            *self.domains.get_mut(usize::from(domain.0)).must("the domain exists") = None;
+            let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
+            self.batches.push(ended.must("the domain exists").batch);
         } else {
             self.tracker.count_flush(domain);
             self.attach_waiting(host, domain);

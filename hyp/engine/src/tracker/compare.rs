@@ -153,12 +153,6 @@ impl Tracker {
             is_changed = true;
             old.copy_from_slice(&new);
             let wanted = new.map(decode_leaf);
-            for leaf in wanted.into_iter().flatten() {
-                // A device may write this page from now on, which does not trap.
-                if mover.is_write_protected(leaf.page) {
-                    self.mark_unsync(host, mover, leaf.page);
-                }
-            }
             batch.changes.push(Change { granule: granule(number, first), wanted });
             if batch.is_full() {
                 return is_changed;

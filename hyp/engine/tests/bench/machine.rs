@@ -124,7 +124,7 @@ impl Machine {
         true
     }
 
-    pub(super) fn cpu_page(&self, page: Gfn) -> Hfn {
+    pub(crate) fn cpu_page(&self, page: Gfn) -> Hfn {
         match self.stage2.get(&page) {
             Some(Some((at, _))) => *at,
             Some(None) => panic!("{page:?} was left broken"),

@@ -8,12 +8,20 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use oche_types::MAX_CPUS;
+
 /// The byte that holds the state of a lock or a cell: an [`AtomicU8`], or a test's replacement that
 /// tries every order of events that the memory model allows.
 pub trait StateByte {
+    /// How many turns of other CPUs a CPU waits for a lock before it reserves the next one. At
+    /// least as many as there are other CPUs: see [`SpinLock`].
+    const PATIENCE: u8 = MAX_CPUS as u8;
+
     /// Stores `new` with ordering `success` if the byte is `current`. Returns whether it was. A
     /// failed exchange is relaxed.
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
+    /// Sets `bits`. Returns the byte before. Relaxed.
+    fn set_bits(&self, bits: u8) -> u8;
     /// Loads it.
     fn load(&self, order: Ordering) -> u8;
     /// Stores it.
@@ -26,6 +34,11 @@ impl StateByte for AtomicU8 {
     #[inline]
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
         self.compare_exchange(current, new, success, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn set_bits(&self, bits: u8) -> u8 {
+        self.fetch_or(bits, Ordering::Relaxed)
     }
 
     #[inline]
@@ -46,17 +59,29 @@ impl StateByte for AtomicU8 {
 
 const OPEN: u8 = 0;
 const HELD: u8 = 1;
+/// Set beside either of them while a CPU has reserved the next turn.
+const RESERVED: u8 = 2;
 
-/// Mutual exclusion by spinning.
+/// Mutual exclusion by spinning, with bounded waiting.
 ///
-/// Any CPU that finds it open takes it: it is not a ticket lock. Under a hypervisor with more
-/// virtual CPUs than the machine has CPUs (QEMU on a laptop), the next CPU in a queue is often not
-/// running, and a ticket lock is passed on at the pace of the host's scheduler: measured with four
-/// CPUs on two, a hundred times a second. A CPU that releases the lock returns to its guest before
-/// it takes the lock again, which gives the others their chance.
+/// Any CPU that finds it open takes it, unless the turn is reserved. A CPU that waits counts the
+/// turns of others. After [`StateByte::PATIENCE`] of them it reserves the next turn, as soon as no
+/// other CPU has. From then on nobody else takes the lock before it.
+///
+/// A CPU that has had its turn must be passed over anew before it reserves another. So each other
+/// CPU that is out of patience goes first at most once, and the wait is bounded by `PATIENCE` turns
+/// and one of each other CPU.
+///
+/// It is not a ticket lock, which would bound the wait by one turn of each other CPU. Under a
+/// hypervisor with more virtual CPUs than the machine has CPUs (QEMU on a laptop), the next CPU in
+/// a queue is often not running, and a queue moves on at the pace of the host's scheduler. Figures:
+/// `docs/adr/0023-one-lock-with-bounded-waiting.md`.
 #[derive(Debug)]
 pub struct SpinLock<T, B = AtomicU8> {
     state: B,
+    /// How often the lock was taken, modulo 256; its holder counts. A waiting CPU reads it more
+    /// often than once in 256 turns, unless a hypervisor below preempts it: then it waits longer.
+    turns: B,
     value: UnsafeCell<T>,
 }
 
@@ -67,36 +92,63 @@ unsafe impl<T: Send, B: Sync> Sync for SpinLock<T, B> {}
 impl<T> SpinLock<T> {
     /// An open lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self::with(AtomicU8::new(OPEN), value)
+        Self::with(AtomicU8::new(OPEN), AtomicU8::new(0), value)
     }
 }
 
 impl<T, B> SpinLock<T, B> {
-    /// A lock around `value` whose state is in `state`, which must be 0 (open).
-    pub const fn with(state: B, value: T) -> Self {
-        Self { state, value: UnsafeCell::new(value) }
+    /// A lock around `value` with the bytes of its state and of its turns, which must be 0.
+    pub const fn with(state: B, turns: B, value: T) -> Self {
+        Self { state, turns, value: UnsafeCell::new(value) }
     }
 }
 
 impl<T, B: StateByte> SpinLock<T, B> {
-    /// Waits until the lock is open and takes it. Holders do bounded work.
+    /// Waits for this CPU's turn and takes the lock. Holders do bounded work.
     pub fn lock(&self) -> SpinGuard<'_, T, B> {
-        loop {
-            if let Some(guard) = self.try_lock() {
-                return guard;
-            }
-            self.wait_until_open();
+        match self.try_lock() {
+            Some(guard) => guard,
+            None => self.wait_for_turn(),
         }
     }
 
-    /// Waits with loads, so that the cache line stays shared until the holder releases the lock. It
-    /// is a separate function so that measurements of an exit can leave its instructions out by
-    /// their addresses.
+    /// Waits for this CPU's turn. It is a separate function so that measurements of an exit can
+    /// leave its instructions out by their addresses.
     #[inline(never)]
-    fn wait_until_open(&self) {
-        while self.state.load(Ordering::Relaxed) == HELD {
+    fn wait_for_turn(&self) -> SpinGuard<'_, T, B> {
+        let first = self.turns.load(Ordering::Relaxed);
+        let mut from = OPEN;
+        loop {
+            let others = self.turns.load(Ordering::Relaxed).wrapping_sub(first);
+            if from == OPEN && others >= B::PATIENCE && self.reserve() {
+                from = RESERVED;
+            }
+            // A load first, so that the cache line stays shared until the holder releases the lock.
+            if self.state.load(Ordering::Relaxed) == from
+                && let Some(guard) = self.take(from)
+            {
+                return guard;
+            }
             self.state.wait();
         }
+    }
+
+    /// Reserves the next turn, unless another CPU has.
+    fn reserve(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & RESERVED == 0
+            && self.state.set_bits(RESERVED) & RESERVED == 0
+    }
+
+    /// Takes the lock if its state is `from`.
+    fn take(&self, from: u8) -> Option<SpinGuard<'_, T, B>> {
+        // Acquire, to see what the last holder wrote.
+        let is_taken = self.state.exchange(from, HELD, Ordering::Acquire);
+        // Not `then_some`: an unused guard opens the lock when it is dropped.
+        is_taken.then(|| {
+            let turns = self.turns.load(Ordering::Relaxed);
+            self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+            SpinGuard { lock: self }
+        })
     }
 
     /// Returns the guard of a lock that [`SpinGuard::park`] left closed.
@@ -117,12 +169,9 @@ impl<T, B: StateByte> SpinLock<T, B> {
         (&raw const self.state).addr()
     }
 
-    /// Takes the lock if it is open.
+    /// Takes the lock if it is open and its next turn is not reserved.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T, B>> {
-        // Acquire, to see what the last holder wrote.
-        let is_taken = self.state.exchange(OPEN, HELD, Ordering::Acquire);
-        // Not `then_some`: an unused guard opens the lock when it is dropped.
-        is_taken.then(|| SpinGuard { lock: self })
+        self.take(OPEN)
     }
 
     /// Tries to take the lock `attempts` times, for a panic, which must print even if the holder
@@ -161,7 +210,7 @@ pub struct SpinGuard<'a, T, B: StateByte = AtomicU8> {
 impl<T, B: StateByte> Deref for SpinGuard<'_, T, B> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: this guard is the only one, since `try_lock` closed the lock for it.
+        // SAFETY: this guard is the only one, since `take` closed the lock for it.
         unsafe { &*self.lock.value.get() }
     }
 }
@@ -175,7 +224,10 @@ impl<T, B: StateByte> DerefMut for SpinGuard<'_, T, B> {
 
 impl<T, B: StateByte> Drop for SpinGuard<'_, T, B> {
     fn drop(&mut self) {
-        self.lock.state.store(OPEN, Ordering::Release);
+        if !self.lock.state.exchange(HELD, OPEN, Ordering::Release) {
+            // A CPU has reserved the next turn. Nobody else changes the state now.
+            self.lock.state.store(RESERVED, Ordering::Release);
+        }
     }
 }
 
@@ -235,6 +287,7 @@ impl<T> Default for Once<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::thread;
 
     use super::*;
@@ -264,6 +317,69 @@ mod tests {
         assert!(lock.try_lock().is_none(), "the first failure must not have opened it");
         assert!(lock.lock_within(10).is_none());
         drop(guard);
+        assert!(lock.try_lock().is_some());
+    }
+
+    /// A byte for a CPU that always loses the race: whenever it waits, another CPU ends its turn
+    /// and begins the next one, if the lock lets it.
+    struct Loser(AtomicU8);
+
+    static CONTENDED: SpinLock<(), Loser> =
+        SpinLock::with(Loser(AtomicU8::new(0)), Loser(AtomicU8::new(0)), ());
+
+    thread_local! {
+        static WINNER: RefCell<(Option<SpinGuard<'static, (), Loser>>, u32)> =
+            const { RefCell::new((None, 0)) };
+    }
+
+    impl StateByte for Loser {
+        fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
+            self.0.exchange(current, new, success)
+        }
+
+        fn set_bits(&self, bits: u8) -> u8 {
+            self.0.set_bits(bits)
+        }
+
+        fn load(&self, order: Ordering) -> u8 {
+            self.0.load(order)
+        }
+
+        fn store(&self, value: u8, order: Ordering) {
+            self.0.store(value, order);
+        }
+
+        fn wait(&self) {
+            WINNER.with_borrow_mut(|(guard, turns)| {
+                drop(guard.take());
+                *guard = CONTENDED.try_lock();
+                *turns += u32::from(guard.is_some());
+                assert!(*turns < 1000, "a CPU that waits is passed over without end");
+            });
+        }
+    }
+
+    #[test]
+    fn a_cpu_is_passed_over_for_as_long_as_it_has_patience() {
+        WINNER.set((CONTENDED.try_lock(), 0));
+        let guard = CONTENDED.lock();
+        let turns = WINNER.with_borrow(|(_, turns)| *turns);
+        assert_eq!(turns, u32::from(Loser::PATIENCE));
+        assert!(CONTENDED.try_lock().is_none());
+        drop(guard);
+        assert!(CONTENDED.try_lock().is_some(), "the reservation has ended with its turn");
+    }
+
+    #[test]
+    fn a_reserved_turn_is_nobody_elses() {
+        let lock = SpinLock::new(());
+        let guard = lock.lock();
+        assert!(lock.reserve());
+        assert!(!lock.reserve(), "two CPUs have the same turn");
+        drop(guard);
+        assert!(lock.try_lock().is_none());
+        assert!(lock.lock_within(10).is_none(), "a panic goes ahead without the lock");
+        drop(lock.take(RESERVED).expect("the turn of the CPU that has reserved it"));
         assert!(lock.try_lock().is_some());
     }
 

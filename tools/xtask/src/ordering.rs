@@ -33,7 +33,7 @@ const CPUS: &str = "oche_el2::percpu::CPUS";
 const VECTORS: &str = "oche_vectors";
 const START: &str = "oche_secondary_entry";
 /// Part of the names of the functions that wait for a lock.
-const WAITING: &str = "wait_until_open";
+const WAITING: &str = "wait_for_turn";
 /// The name of an exit that EL2 does not count.
 const UNCOUNTED: &str = "uncounted";
 /// No exit takes more instructions than this, those that wait for a lock apart, and none for a

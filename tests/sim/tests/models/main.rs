@@ -46,38 +46,68 @@ enum Weakness {
     None,
     /// What should acquire is relaxed.
     Acquire,
-    /// What should release is.
-    Release,
+    /// An exchange that should release is.
+    ReleasingExchange,
+    /// A store that should release is.
+    ReleasingStore,
 }
 
-struct Byte(AtomicU8, Weakness);
+/// A byte of a lock whose waiting CPUs have so much patience.
+enum Byte<const PATIENCE: u8> {
+    /// Every order of events is tried.
+    State(AtomicU8, Weakness),
+    /// Nothing but the length of a wait depends on it, so other orders of its events are no news.
+    Turns(core::sync::atomic::AtomicU8),
+}
 
-impl Byte {
-    fn new(weakness: Weakness) -> Self {
-        Self(AtomicU8::new(0), weakness)
+impl<const PATIENCE: u8> Byte<PATIENCE> {
+    fn state(weakness: Weakness) -> Self {
+        Self::State(AtomicU8::new(0), weakness)
     }
 
-    fn order(&self, order: Ordering) -> Ordering {
-        match (self.1, order) {
-            (Weakness::Acquire, Ordering::Acquire) | (Weakness::Release, Ordering::Release) => {
-                Ordering::Relaxed
-            }
-            _ => order,
+    fn turns() -> Self {
+        Self::Turns(core::sync::atomic::AtomicU8::new(0))
+    }
+
+    fn explored(&self) -> (&AtomicU8, Weakness) {
+        match self {
+            Self::State(byte, weakness) => (byte, *weakness),
+            Self::Turns(_) => panic!("turns are only counted"),
         }
     }
 }
 
-impl StateByte for Byte {
+impl<const PATIENCE: u8> StateByte for Byte<PATIENCE> {
+    const PATIENCE: u8 = PATIENCE;
+
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
-        self.0.compare_exchange(current, new, self.order(success), Ordering::Relaxed).is_ok()
+        let (byte, weakness) = self.explored();
+        let success = match (success, weakness) {
+            (Ordering::Acquire, Weakness::Acquire)
+            | (Ordering::Release, Weakness::ReleasingExchange) => Ordering::Relaxed,
+            (order, _) => order,
+        };
+        byte.compare_exchange(current, new, success, Ordering::Relaxed).is_ok()
+    }
+
+    fn set_bits(&self, bits: u8) -> u8 {
+        self.explored().0.fetch_or(bits, Ordering::Relaxed)
     }
 
     fn load(&self, order: Ordering) -> u8 {
-        self.0.load(self.order(order))
+        match self {
+            Self::State(byte, Weakness::Acquire) => byte.load(Ordering::Relaxed),
+            Self::State(byte, _) => byte.load(order),
+            Self::Turns(byte) => byte.load(order),
+        }
     }
 
     fn store(&self, value: u8, order: Ordering) {
-        self.0.store(value, self.order(order));
+        match self {
+            Self::State(byte, Weakness::ReleasingStore) => byte.store(value, Ordering::Relaxed),
+            Self::State(byte, _) => byte.store(value, order),
+            Self::Turns(byte) => byte.store(value, order),
+        }
     }
 
     fn wait(&self) {
@@ -85,7 +115,7 @@ impl StateByte for Byte {
     }
 }
 
-type Shared = SpinLock<UnsafeCell<u64>, Byte>;
+type Shared<const PATIENCE: u8> = SpinLock<UnsafeCell<u64>, Byte<PATIENCE>>;
 
 fn add(cell: &UnsafeCell<u64>) {
     cell.with_mut(|value| {
@@ -96,8 +126,9 @@ fn add(cell: &UnsafeCell<u64>) {
 
 /// One CPU waits for the lock, and so does another, or two others try once: with more that wait,
 /// loom follows those that only wait for each other without end.
-fn lock_model(weakness: Weakness, others_try: bool) {
-    let lock = Arc::new(Shared::with(Byte::new(weakness), UnsafeCell::new(0)));
+fn lock_model<const PATIENCE: u8>(weakness: Weakness, others_try: bool) {
+    let cell = UnsafeCell::new(0);
+    let lock = Arc::new(Shared::<PATIENCE>::with(Byte::state(weakness), Byte::turns(), cell));
     let waiter = {
         let lock = Arc::clone(&lock);
         thread::spawn(move || add(&lock.lock()))
@@ -119,26 +150,46 @@ fn lock_model(weakness: Weakness, others_try: bool) {
     lock.lock().with(|value| assert_eq!(unsafe { *value }, expected));
 }
 
+const PATIENT: u8 = u8::MAX;
+/// A CPU reserves the next turn whenever it waits.
+const IMPATIENT: u8 = 0;
+
 #[test]
 fn the_engine_s_lock_lets_one_of_two_cpus_in() {
-    explore(|| lock_model(Weakness::None, false));
+    explore(|| lock_model::<PATIENT>(Weakness::None, false));
 }
 
 #[test]
 fn the_engine_s_lock_lets_one_of_three_cpus_in() {
-    explore(|| lock_model(Weakness::None, true));
+    explore(|| lock_model::<PATIENT>(Weakness::None, true));
+}
+
+#[test]
+fn a_reserved_turn_lets_one_of_two_cpus_in() {
+    explore(|| lock_model::<IMPATIENT>(Weakness::None, false));
+}
+
+#[test]
+fn a_reserved_turn_lets_one_of_three_cpus_in() {
+    explore(|| lock_model::<IMPATIENT>(Weakness::None, true));
 }
 
 #[test]
 #[should_panic]
 fn a_lock_that_does_not_acquire_is_found() {
-    explore(|| lock_model(Weakness::Acquire, false));
+    explore(|| lock_model::<PATIENT>(Weakness::Acquire, false));
 }
 
 #[test]
 #[should_panic]
 fn a_lock_that_does_not_release_is_found() {
-    explore(|| lock_model(Weakness::Release, false));
+    explore(|| lock_model::<PATIENT>(Weakness::ReleasingExchange, false));
+}
+
+#[test]
+#[should_panic]
+fn a_lock_that_does_not_release_to_a_reserved_turn_is_found() {
+    explore(|| lock_model::<IMPATIENT>(Weakness::ReleasingStore, false));
 }
 
 /// One CPU steps an instruction in a page of which there are two copies: the lock stays closed from
@@ -147,7 +198,8 @@ fn a_lock_that_does_not_release_is_found() {
 fn step_model(is_parked: bool) {
     let cell = || UnsafeCell::new(0);
     let copies = Arc::new([cell(), cell()]);
-    let lock = Box::new(SpinLock::with(Byte::new(Weakness::None), Arc::clone(&copies)));
+    let state = Byte::<IMPATIENT>::state(Weakness::None);
+    let lock = Box::new(SpinLock::with(state, Byte::turns(), Arc::clone(&copies)));
     // Until the end of the run.
     let lock: &'static _ = Box::leak(lock);
     let other = thread::spawn(move || {
@@ -192,7 +244,7 @@ fn a_step_that_opens_the_lock_is_found() {
 }
 
 fn once_model(weakness: Weakness) {
-    let cell = Arc::new(Once::<UnsafeCell<u64>, Byte>::with(Byte::new(weakness)));
+    let cell = Arc::new(Once::<UnsafeCell<u64>, Byte<PATIENT>>::with(Byte::state(weakness)));
     let reader = {
         let cell = Arc::clone(&cell);
         thread::spawn(move || {
@@ -222,5 +274,5 @@ fn what_boot_writes_once_is_whole_for_every_cpu() {
 #[test]
 #[should_panic]
 fn a_cell_that_does_not_release_is_found() {
-    explore(|| once_model(Weakness::Release));
+    explore(|| once_model(Weakness::ReleasingStore));
 }

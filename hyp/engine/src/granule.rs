@@ -12,14 +12,16 @@
 //! ([`addition`]). Each half needs one break-before-make for all pages that it moves and at most
 //! one invalidation of the hardware.
 
-mod addition;
+pub(crate) mod addition;
 pub(crate) mod alias;
 mod copies;
 mod cost;
 mod cpu_trap;
 mod direct;
+mod env;
 mod flush_merge;
 mod pin;
+mod plan;
 pub(crate) mod removal;
 mod split;
 pub(crate) mod state;
@@ -138,8 +140,6 @@ pub(crate) struct GranuleMapper {
     home_moves: Vec<HomeMove>,
     /// Direct granules that must be relocated before the new mappings of the change fit.
     to_migrate: Vec<Change>,
-    /// Those of them that could not be relocated.
-    migrate_failed: Vec<(Granule, Refusal)>,
     /// The changes that remove the bounce pages of a page: see [`Self::drop_bounce_pages`].
     dropped: Vec<Change>,
     /// Pages whose copies each flush makes equal: see [`flush_merge`].
@@ -194,7 +194,6 @@ impl GranuleMapper {
             + bytes_of::<HomeMove>(MAX_HOME_MOVES)
             // `to_migrate` and `dropped`.
             + 2 * bytes_of::<Change>(BATCH)
-            + bytes_of::<(Granule, Refusal)>(BATCH)
             + bytes_of::<Gfn>(MAX_LISTED)
             + bytes_of::<MergeCopy>(MAX_ALIASES + 1);
         [
@@ -231,7 +230,6 @@ impl GranuleMapper {
             copies: Vec::with_capacity(BATCH * SLOTS),
             home_moves: Vec::with_capacity(MAX_HOME_MOVES),
             to_migrate: Vec::with_capacity(BATCH),
-            migrate_failed: Vec::with_capacity(BATCH),
             dropped: Vec::with_capacity(BATCH),
             flush_merged: Vec::with_capacity(aliases / 2),
             listed: Vec::with_capacity(MAX_LISTED),
@@ -309,17 +307,16 @@ impl GranuleMapper {
         if changes.is_empty() {
             return 0;
         }
-        self.migrate_failed.clear();
         budget.charge(APPLY_BYTES);
         self.remove(host, requester, domain, changes);
         self.reclaim(host, changes.len(), budget);
         self.add(host, requester, domain, changes);
         if !self.to_migrate.is_empty() {
-            let to_migrate = core::mem::take(&mut self.to_migrate);
-            self.migrate(host, requester, domain, &to_migrate);
+            let mut to_migrate = core::mem::take(&mut self.to_migrate);
+            self.migrate(host, requester, domain);
             self.add(host, requester, domain, &to_migrate);
+            to_migrate.clear();
             self.to_migrate = to_migrate;
-            self.to_migrate.clear();
         }
         self.refund(reserve, budget);
         count

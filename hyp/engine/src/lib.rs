@@ -34,12 +34,17 @@ pub mod pool;
 mod shadow;
 mod tracker;
 
-/// The phases of a removal, for the tests that wrong orders of its steps do not compile.
+/// The phases of removals and additions, for the tests that wrong orders do not compile.
 #[doc(hidden)]
 pub mod phases {
-    pub use crate::granule::removal::{
-        Broken, Cleared, Copied, Drained, Moved, Planned, Unlinked, UnmapBatch,
-    };
+    pub mod map {
+        pub use crate::granule::addition::{Broken, Drained, Filled, MapBatch, Planned, Remapped};
+    }
+    pub mod unmap {
+        pub use crate::granule::removal::{
+            Broken, Cleared, Copied, Drained, Moved, Planned, Unlinked, UnmapBatch,
+        };
+    }
 }
 
 pub use emulated_dart::AccessError;

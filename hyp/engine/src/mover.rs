@@ -61,6 +61,23 @@ pub(crate) struct PageFlags {
     __: u8,
 }
 
+impl PageState {
+    /// Whether the page is at home and stays there in the current batch.
+    pub(crate) fn stays_home(&self) -> bool {
+        self.away == 0 && !self.flags.is_about_to_move()
+    }
+
+    /// Whether an untranslated bus master uses the page.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins != 0
+    }
+
+    /// Whether [`Mover::break_page`] may be called.
+    pub(crate) fn has_own_entry(&self) -> bool {
+        self.flags.is_prepared()
+    }
+}
+
 /// Which accesses of CPUs to a page are trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CpuTrap {
@@ -169,11 +186,6 @@ impl Mover {
     /// Whether `page` is at home.
     pub(crate) fn is_home(&self, page: Gfn) -> bool {
         self.locate(page) == page.home()
-    }
-
-    /// Whether `page` is at home and stays there in the current batch.
-    pub(crate) fn stays_home(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.away == 0 && !state.flags.is_about_to_move())
     }
 
     /// Records that the current batch is about to move `page`.

@@ -75,6 +75,30 @@ impl Pool {
         self.free.len()
     }
 
+    /// How many single pages can be allocated, counted to [`SLOTS`] at most: beside a frame that is
+    /// allocated before, if `needs_frame`. `None` if there is no such frame.
+    pub(crate) fn room(&self, needs_frame: bool) -> Option<usize> {
+        let frames = self.free.len();
+        if frames > 1 {
+            return Some(SLOTS);
+        }
+        let free_pages = |frame: &HostGranule| SLOTS - self.used_pages(*frame);
+        let pages = frames * SLOTS + self.partial.iter().map(free_pages).sum::<usize>();
+        let has_frame =
+            || frames != 0 || self.partial.iter().any(|frame| free_pages(frame) == SLOTS);
+        match needs_frame {
+            true => has_frame().then(|| SLOTS.min(pages - SLOTS)),
+            false => Some(SLOTS.min(pages)),
+        }
+    }
+
+    /// How many pages of a [`SINGLE`] frame are allocated.
+    fn used_pages(&self, frame: HostGranule) -> usize {
+        let index = frame.0.checked_sub(self.frames.start).must("the frame belongs to the pool");
+        let used = self.singles.get(index as usize).must("the frame belongs to the pool");
+        (used & ALL_PAGES).count_ones() as usize
+    }
+
     /// Allocates a frame whose pages all hold the red-zone pattern. `None` if all are in use.
     pub(crate) fn take_frame(&mut self) -> Option<HostGranule> {
         self.free.pop().or_else(|| self.take_unused_partial())

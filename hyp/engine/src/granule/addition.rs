@@ -1,13 +1,61 @@
 //! The second half of a batch: new mappings.
+//!
+//! As in a removal ([`UnmapBatch`](crate::granule::removal::UnmapBatch)), the phases of a
+//! [`MapBatch`] are types, so that its steps compile in one order only:
+//!
+//! ```
+//! use oche_engine::phases::map::{MapBatch, Planned};
+//! fn map<H: oche_engine::host::Host>(batch: MapBatch<'_, H, Planned>) {
+//!     batch.drain().break_pages().fill_slots().remap().store_entries();
+//! }
+//! ```
+//!
+//! A slot that devices reach is filled only after a drain:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::map::{MapBatch, Planned};
+//! fn map<H: oche_engine::host::Host>(batch: MapBatch<'_, H, Planned>) {
+//!     batch.break_pages().fill_slots().remap().store_entries();
+//! }
+//! ```
+//!
+//! A page is broken only around its copy, not while the hardware drains:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::map::{MapBatch, Planned};
+//! fn map<H: oche_engine::host::Host>(batch: MapBatch<'_, H, Planned>) {
+//!     batch.break_pages().drain().fill_slots().remap().store_entries();
+//! }
+//! ```
+//!
+//! No CPU reaches a page while it is copied:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::map::{MapBatch, Planned};
+//! fn map<H: oche_engine::host::Host>(batch: MapBatch<'_, H, Planned>) {
+//!     batch.drain().fill_slots().remap().store_entries();
+//! }
+//! ```
+//!
+//! Devices reach a slot only after it is filled, and its stores published:
+//!
+//! ```compile_fail
+//! use oche_engine::phases::map::{MapBatch, Planned};
+//! fn map<H: oche_engine::host::Host>(batch: MapBatch<'_, H, Planned>) {
+//!     batch.drain().break_pages().store_entries();
+//! }
+//! ```
 
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 
-use oche_types::addr::{Gfn, Granule, Hfn, SLOTS};
+use oche_types::addr::{Gfn, Granule, Hfn, IovaPage};
 use oche_types::dart::entry::Leaf;
-use oche_types::event::{Event, Place, Placement, Refusal};
+use oche_types::event::{Event, Place, Placement};
 use oche_types::{Invariant, invariant};
 
-use crate::granule::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
+use crate::granule::alias::{MAX_ALIASES, Mapping};
+use crate::granule::plan::{self, Backing, Filling, Mappings, Plan, Step};
 use crate::granule::state::{Form, GranuleState, Slot};
 use crate::granule::work::{CopyKind, PageCopy};
 use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
@@ -18,19 +66,122 @@ use crate::pool::red_zone_damage;
 /// compare bytes can be shown to fail. No image that a user runs is built with it.
 const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 
-/// A mapping to place into a slot of a frame of the pool.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    leaf: Leaf,
-    /// Whether the slot becomes a private copy: see `granule::strict`.
-    is_private: bool,
+/// Additions that are carried out together. `Phase` is the step that was made last.
+#[must_use]
+pub struct MapBatch<'a, H, Phase> {
+    mapper: &'a mut GranuleMapper,
+    host: &'a mut H,
+    domain: DomainId,
+    changes: &'a [Change],
+    copies: Vec<PageCopy>,
+    /// Whether a slot is filled that devices reach already.
+    fills_reached_slot: bool,
+    phase: PhantomData<Phase>,
+}
+
+/// The granule map has the new mappings, and all memory that they need has been taken.
+#[derive(Debug)]
+pub struct Planned;
+/// What devices wrote into the red zones of slots that are about to be filled has landed.
+#[derive(Debug)]
+pub struct Drained;
+/// No CPU reaches the pages that move, or that get copies which CPUs' stores must reach.
+#[derive(Debug)]
+pub struct Broken;
+/// Each new slot has its bytes.
+#[derive(Debug)]
+pub struct Filled;
+/// CPUs reach the pages at their places, and the bytes are visible to devices.
+#[derive(Debug)]
+pub struct Remapped;
+
+impl<'a, H: Host, Phase> MapBatch<'a, H, Phase> {
+    /// The same batch after its next step.
+    fn then<Next>(self) -> MapBatch<'a, H, Next> {
+        let Self { mapper, host, domain, changes, copies, fills_reached_slot, .. } = self;
+        MapBatch { mapper, host, domain, changes, copies, fills_reached_slot, phase: PhantomData }
+    }
+}
+
+impl<'a, H: Host> MapBatch<'a, H, Planned> {
+    /// Waits for devices' writes to the red zones of slots that are about to be filled: they must
+    /// have landed before a page of the guest moves there.
+    pub fn drain(self) -> MapBatch<'a, H, Drained> {
+        if self.fills_reached_slot {
+            self.mapper.invalidate(self.host, self.domain);
+        }
+        self.then()
+    }
+}
+
+impl<'a, H: Host> MapBatch<'a, H, Drained> {
+    /// Breaks each page that moves, or to which CPUs' accesses are to be trapped: without the
+    /// break, a CPU's store between the fill and the trap would reach one copy only.
+    pub fn break_pages(self) -> MapBatch<'a, H, Broken> {
+        for copy in &self.copies {
+            let moves = matches!(copy.kind, CopyKind::Move | CopyKind::Demote);
+            let trap = GranuleMapper::trap_for(copy.permission);
+            if moves || trap > self.mapper.mover.trap(copy.page) {
+                // It has a stage-2 entry of its own: it was prepared, or has moved before.
+                self.mapper.mover.break_page(self.host, copy.page);
+            }
+        }
+        self.mapper.mover.flush_tlb(self.host);
+        self.then()
+    }
+}
+
+impl<'a, H: Host> MapBatch<'a, H, Broken> {
+    /// Copies the pages into their slots.
+    pub fn fill_slots(self) -> MapBatch<'a, H, Filled> {
+        for copy in &self.copies {
+            self.mapper.fill_slot(self.host, self.domain, copy);
+        }
+        self.mapper.update_mapped_pages(self.host, self.domain, self.changes);
+        self.then()
+    }
+}
+
+impl<'a, H: Host> MapBatch<'a, H, Filled> {
+    /// Maps the broken pages for CPUs again, and publishes the bytes.
+    pub fn remap(self) -> MapBatch<'a, H, Remapped> {
+        let is_anything_moving = self.mapper.mover.broken(0).is_some();
+        self.mapper.remap_pages(self.host);
+        if !is_anything_moving && !self.copies.is_empty() {
+            // The bytes of bounce pages must be visible before the entries that let devices reach
+            // them.
+            self.host.publish();
+        }
+        self.then()
+    }
+}
+
+impl<H: Host> MapBatch<'_, H, Remapped> {
+    /// Stores the hardware entries. Invalidates if the hardware may have cached one that changed.
+    pub fn store_entries(self) {
+        let mut needs_invalidation = false;
+        for change in self.changes {
+            let state = self.mapper.state(self.domain, change.granule);
+            let (before, entry) =
+                self.mapper.set_entry(self.host, self.domain, change.granule, &state);
+            needs_invalidation |=
+                before != entry && (before != 0 || caches_invalid_entries(self.host));
+        }
+        if needs_invalidation {
+            self.mapper.invalidate(self.host, self.domain);
+        } else {
+            self.host.publish();
+        }
+        self.mapper.copies = self.copies;
+    }
 }
 
 impl GranuleMapper {
-    /// Makes the mappings in `changes` that do not exist yet.
-    pub(super) fn add(
+    /// Makes the mappings in `changes` that do not exist yet. Direct granules that must migrate
+    /// before they can take theirs are added to `to_migrate`.
+    pub(super) fn add<H: Host>(
         &mut self,
-        host: &mut impl Host,
+        host: &mut H,
         requester: Requester,
         domain: DomainId,
         changes: &[Change],
@@ -38,276 +189,169 @@ impl GranuleMapper {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
         let mut fills_reached_slot = false;
-        for change in changes {
-            let wanted = mappable(host, requester, change);
-            if wanted.iter().any(Option::is_some) {
-                let planned = copies.len();
-                let before = self.state(domain, change.granule);
-                let reached =
-                    matches!(before.form, Form::Relocated(_)).then(|| Self::window(host, &before));
-                self.plan(host, requester, domain, Change { wanted, ..*change }, &mut copies);
-                let is_reached =
-                    |copy: &PageCopy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
-                fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
-            }
-        }
-        if fills_reached_slot {
-            // A device may have written into the red zone of such a slot. The write must have
-            // landed before a page of the guest moves into the slot.
-            self.invalidate(host, domain);
-        }
-        for copy in &copies {
-            self.break_for(host, domain, copy);
-        }
-        self.mover.flush_tlb(host);
-        for copy in &copies {
-            self.carry_out(host, domain, copy);
-        }
-        self.update_mapped_pages(host, domain, changes);
-        let is_anything_moving = self.mover.broken(0).is_some();
-        self.remap_pages(host);
-        if !is_anything_moving && !copies.is_empty() {
-            // The bytes of bounce pages must be visible before the entries that let devices reach
-            // them.
-            host.publish();
-        }
-        self.copies = copies;
-        self.set_entries(host, domain, changes);
-    }
-
-    /// Stores the hardware entries of the granules of `changes`. Invalidates if the hardware may
-    /// have cached one that changed.
-    fn set_entries(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
-        let mut needs_invalidation = false;
-        for change in changes {
-            let state = self.state(domain, change.granule);
-            let (before, entry) = self.set_entry(host, domain, change.granule, &state);
-            needs_invalidation |= before != entry && (before != 0 || caches_invalid_entries(host));
-        }
-        if needs_invalidation {
-            self.invalidate(host, domain);
-        } else {
-            host.publish();
-        }
-    }
-
-    /// Updates the state of each page in the granules of `changes`: adds it to the flush-merged
-    /// pages if it has become one, and breaks it if a watch now asks for a stricter trap.
-    fn update_mapped_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
-        self.unlist_all();
-        for change in changes {
-            for slot in self.state(domain, change.granule).slots.into_iter().flatten() {
-                if self.list(slot.page) {
-                    self.flush_merge_if_needed(slot.page);
-                    if self.watches.are_set() {
-                        self.retry_watch(slot.page);
-                        self.break_if_watched(host, slot.page);
-                    }
+        for change in changes.iter().filter(|change| change.wanted.iter().any(Option::is_some)) {
+            let before = self.state(domain, change.granule);
+            match self.plan_change(host, domain, change, &before, &copies) {
+                Plan::Map(mappings) => {
+                    let planned = copies.len();
+                    self.enter(
+                        host,
+                        requester,
+                        domain,
+                        (change.granule, before),
+                        &mappings,
+                        &mut copies,
+                    );
+                    fills_reached_slot |= matches!(before.form, Form::Relocated(_))
+                        && fills_window(host, &before, copies.get(planned..).unwrap_or_default());
+                }
+                Plan::Migrate(split) => self.plan_migration(change, &before, split),
+                Plan::Unmap(_) | Plan::PrepareEntries(_) => {
+                    unreachable!("invariant: what is not wanted was unmapped before")
                 }
             }
         }
-        self.unlist_all();
+        let phase = PhantomData::<Planned>;
+        let batch =
+            MapBatch { mapper: self, host, domain, changes, copies, fills_reached_slot, phase };
+        batch.drain().break_pages().fill_slots().remap().store_entries();
     }
 
-    /// Decides where each new page of `granule` goes, records that in the granule map, and adds the
-    /// copies to make to `copies`.
-    fn plan(
+    /// Plans `change` of a granule with `state`, after pages that need it have entries of their own
+    /// in stage 2.
+    pub(super) fn plan_change(
+        &mut self,
+        host: &mut impl Host,
+        domain: DomainId,
+        Change { granule, wanted }: &Change,
+        state: &GranuleState,
+        copies: &[PageCopy],
+    ) -> Plan {
+        let mut env = self.env(host, domain, (*granule, state), wanted, copies);
+        loop {
+            match plan::plan(state, wanted, &env) {
+                Plan::PrepareEntries(shared) => {
+                    self.prepare_entries(host, wanted, shared, &mut env);
+                }
+                plan => return plan,
+            }
+        }
+    }
+
+    /// Enters `mappings` of a granule that had state `before` into the granule map and the lists of
+    /// the pages' mappings, takes the memory that they need, and adds the copies to make to
+    /// `copies`. Done at once: the next plan of the batch must find the mappings.
+    fn enter(
         &mut self,
         host: &mut impl Host,
         requester: Requester,
         domain: DomainId,
-        Change { granule, mut wanted }: Change,
+        (granule, before): (Granule, GranuleState),
+        mappings: &Mappings,
         copies: &mut Vec<PageCopy>,
     ) {
-        let mut state = self.state(domain, granule);
-        update_permissions(host, requester, granule, &wanted, &mut state);
-        if state.form != Form::Empty {
-            self.set_state(domain, granule, state);
+        let mut state = before;
+        match mappings.backing {
+            Backing::Unchanged => {}
+            Backing::Direct(frame) => state.form = Form::Direct(frame),
+            Backing::NewFrame => {
+                let frame = self.pool.take_frame().must("a plan takes no frame that is not there");
+                state.form = Form::Relocated(frame);
+            }
         }
-        let has_new =
-            state.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
-        if !has_new {
-            return;
+        for (index, step) in mappings.steps.iter().enumerate() {
+            if *step == Step::Demote {
+                self.demote(requester.at(granule, index), state.mapped_mut(index), copies);
+            }
         }
-        let is_private = self.needs_private(&state, &wanted);
-        while let Some((index, slot)) = Self::exposed(&state).filter(|_| is_private) {
-            self.demote(requester.at(granule, index), slot, &mut state, copies);
-            self.set_state(domain, granule, state);
-        }
-        let has_tables = self.prepare_tables(host, domain, granule);
-        if has_tables.is_ok()
-            && self.add_direct(host, requester, domain, granule, &mut wanted, &mut state)
-        {
-            return;
-        }
-        for (index, wanted) in wanted.into_iter().enumerate() {
-            let Some(leaf) = wanted.filter(|_| state.slots.get(index) == Some(&None)) else {
-                continue;
-            };
+        for (index, step) in mappings.steps.iter().enumerate() {
             let at = requester.at(granule, index);
-            let has_room = has_tables.and_then(|()| self.can_join(host, &state, leaf.permission));
-            let placed = has_room.and_then(|()| {
-                let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
-                self.put_relocated(host, domain, at, wanted, &mut state, copies)
-            });
-            match placed {
-                Ok(placement) => {
-                    // Recorded at once: the next page of the batch must find the mapping.
-                    self.set_state(domain, granule, state);
-                    let permission = leaf.permission;
-                    host.event(Event::Map { at, page: leaf.page, permission, placement });
+            match *step {
+                Step::Keep | Step::Demote => {}
+                Step::SetPermission(permission) => {
+                    let slot = state.mapped_mut(index);
+                    slot.permission = permission;
+                    host.event(Event::Permission { at, page: slot.page, permission });
                 }
-                Err(reason) => refuse(host, at, leaf.page, reason),
+                Step::Map(leaf, filling) => {
+                    *state.slots.get_mut(index).must("a granule has four slots") = Some(
+                        self.enter_page(host, domain, (at, state.form), leaf, filling, copies),
+                    );
+                }
+                Step::Refuse(page, reason) => refuse(host, at, page, reason),
             }
         }
-        if state.form == Form::Empty {
-            self.release_unused(domain, granule);
+        match state.form {
+            Form::Empty => self.release_unused(domain, granule),
+            _ if state != before => self.set_state(domain, granule, state),
+            _ => {}
         }
     }
 
-    fn prepare_tables(
+    /// Enters the mapping of the page in `leaf` at `at`. Returns the slot.
+    fn enter_page(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,
-        granule: Granule,
-    ) -> Result<(), Refusal> {
-        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        let placed = placed.must("the domain exists");
-        if !self.granule_map.prepare(&mut placed.directory, granule) {
-            return Err(Refusal::TooManyTables);
-        }
-        if !placed.shadow.prepare(host, &mut self.pool, granule) {
-            return Err(Refusal::PoolExhausted);
-        }
-        Ok(())
-    }
-
-    pub(super) fn release_unused(&mut self, domain: DomainId, granule: Granule) {
-        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.granule_map.release_unused(&mut placed.must("the domain exists").directory, granule);
-    }
-
-    fn put_relocated(
-        &mut self,
-        host: &mut impl Host,
-        domain: DomainId,
-        at: Place,
-        Wanted { leaf, is_private }: Wanted,
-        state: &mut GranuleState,
+        (at, form): (Place, Form),
+        Leaf { page, permission, .. }: Leaf,
+        filling: Filling,
         copies: &mut Vec<PageCopy>,
-    ) -> Result<Placement, Refusal> {
-        let Leaf { page, permission, .. } = leaf;
-        if !self.mover.is_ram(page) {
-            return Err(Refusal::NotGuestMemory);
-        }
-        let is_alias =
-            is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
-        // Also for a bounce page: if it outlives the page's other mappings, the page moves there,
-        // and can no longer be refused then.
-        self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
-        let frame = match state.form {
-            Form::Relocated(frame) => frame,
-            Form::Direct(_) => {
-                unreachable!("invariant: a direct granule takes no page into its frame")
-            }
-            Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
-        };
-        let is_planned =
-            |copy: &PageCopy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
-        let has_twin = self.twin(page).is_some() || copies.iter().any(is_planned);
-        let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_twin)) {
-            Ok(kind) => kind,
-            Err(reason) => {
-                if state.form == Form::Empty {
-                    self.pool.give_marked_frame(host, frame);
+    ) -> Slot {
+        let has_copies = self.link(domain, at.iova, page);
+        let (kind, placement) = match filling {
+            Filling::Direct => {
+                // Copies that devices wrote are made equal with each new mapping, a direct one
+                // included.
+                if has_copies {
+                    self.equalize_once(host, page);
                 }
-                return Err(reason);
+                host.event(Event::Map { at, page, permission, placement: Placement::Direct });
+                return Slot { page, permission, is_bounce: false, is_filled: true };
+            }
+            Filling::Move => (CopyKind::Move, Placement::Migrated),
+            Filling::Bounce => (CopyKind::Bounce, Placement::Bounce),
+            Filling::BounceWithTwin => {
+                let twin = self.pool.take_page().must("a plan takes no page that is not there");
+                (CopyKind::WithTwin(twin), Placement::Bounce)
             }
         };
-        state.form = Form::Relocated(frame);
-        put(state, at, Slot { page, permission, is_bounce: is_alias, is_filled: !is_alias });
+        let frame = match form {
+            Form::Relocated(frame) => frame,
+            _ => unreachable!("invariant: only a relocated granule takes pages into its frame"),
+        };
         if kind == CopyKind::Move {
             self.mover.set_about_to_move(page);
         }
-        copies.push(PageCopy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
-        Ok(if is_alias { Placement::Bounce } else { Placement::Migrated })
+        let to = frame.page(at.iova.slot() ^ MISPLACED);
+        copies.push(PageCopy { at, page, to, permission, kind });
+        host.event(Event::Map { at, page, permission, placement });
+        let is_bounce = kind != CopyKind::Move;
+        Slot { page, permission, is_bounce, is_filled: !is_bounce }
     }
 
-    /// Plans to move the page in a read-only slot home, which makes the slot a bounce page.
-    fn demote(
-        &mut self,
-        at: Place,
-        slot: Slot,
-        state: &mut GranuleState,
-        copies: &mut Vec<PageCopy>,
-    ) {
-        let page = slot.page;
-        put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
+    /// Plans to move the page in a read-only `slot` home, which makes the slot a bounce page.
+    fn demote(&mut self, at: Place, slot: &mut Slot, copies: &mut Vec<PageCopy>) {
+        (slot.is_bounce, slot.is_filled) = (true, false);
+        let Slot { page, permission, .. } = *slot;
         self.mover.set_about_to_move(page);
-        copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Demote });
+        let kind = CopyKind::Demote;
+        copies.push(PageCopy { at, page, to: page.home(), permission, kind });
     }
 
-    fn link_copy(
-        &mut self,
-        host: &mut impl Host,
-        domain: DomainId,
-        at: Place,
-        leaf: Leaf,
-        (is_alias, has_twin): (bool, bool),
-    ) -> Result<CopyKind, Refusal> {
-        if !is_alias {
-            self.link(domain, at, leaf.page, MAX_ALIASES)?;
-            return Ok(CopyKind::Move);
-        }
-        let is_written = leaf.permission.write || self.mover.is_pinned(leaf.page);
-        if !is_written || has_twin {
-            self.link(
-                domain,
-                at,
-                leaf.page,
-                if has_twin { MAX_WRITTEN_ALIASES } else { MAX_ALIASES },
-            )?;
-            return Ok(CopyKind::Bounce);
-        }
-        let twin = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
-        match self.link(domain, at, leaf.page, MAX_WRITTEN_ALIASES) {
-            Ok(()) => Ok(CopyKind::WithTwin(twin)),
-            Err(reason) => {
-                self.pool.give_page(host, twin);
-                Err(reason)
-            }
-        }
-    }
-
-    /// Adds the mapping at `at` to those of `page`, of which there must be fewer than `max`.
-    pub(super) fn link(
-        &mut self,
-        domain: DomainId,
-        at: Place,
-        page: Gfn,
-        max: usize,
-    ) -> Result<(), Refusal> {
-        let state = self.mover.state_mut(page);
-        let mapping = Mapping { domain, iova: at.iova };
-        self.aliases.add(&mut state.mappings, mapping, max).map_err(|_| Refusal::TooManyAliases)
-    }
-
-    /// Breaks the page of `copy` if it moves, or if CPUs' accesses to it are to be trapped: without
-    /// the break, a CPU's store between the fill and the trap would reach one copy only.
-    fn break_for(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
-        let moves = matches!(copy.kind, CopyKind::Move | CopyKind::Demote);
-        let state = self.state(domain, copy.at.iova.granule());
-        let slot = state.slots.get(copy.at.iova.slot()).copied().flatten();
-        let permission = slot.must("a copy is for a mapped slot").permission;
-        if moves || Self::trap_for(permission) > self.mover.trap(copy.page) {
-            // It has a stage-2 entry of its own: it was prepared, or has moved before.
-            self.mover.break_page(host, copy.page);
-        }
+    /// Adds the mapping at `iova` to those of `page`, which has room. Returns whether it has other
+    /// mappings.
+    fn link(&mut self, domain: DomainId, iova: IovaPage, page: Gfn) -> bool {
+        let mappings = &mut self.mover.state_mut(page).mappings;
+        let has_others = *mappings != crate::mover::NONE;
+        let linked = self.aliases.add(mappings, Mapping { domain, iova }, MAX_ALIASES);
+        invariant!(linked.is_ok(), "a plan maps no page that has no room in its list: {page:?}");
+        has_others
     }
 
     /// Fills a slot. Copies are made in the order in which they were planned, so the bounce page of
     /// a page that moves in the same batch is copied from the page's new place.
-    fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
+    fn fill_slot(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
         if copy.kind == CopyKind::Demote {
             self.equalize_once(host, copy.page);
             host.copy_page(self.mover.locate(copy.page), copy.to);
@@ -336,7 +380,7 @@ impl GranuleMapper {
 
     /// Makes the copies of `page` equal, once in a batch. The next batch finds what devices write
     /// after that: until then, bytes are copied from the twin.
-    pub(super) fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
+    fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
         if self.list(page) {
             self.equalize(host, page);
         }
@@ -359,46 +403,34 @@ impl GranuleMapper {
         state.mapped_mut(at.iova.slot()).is_filled = true;
         self.set_state(domain, at.iova.granule(), state);
     }
-}
 
-/// The mappings that `change` asks for. A mapping of a part of a page is refused.
-fn mappable(host: &mut impl Host, requester: Requester, change: &Change) -> [Option<Leaf>; SLOTS] {
-    let mut wanted = change.wanted;
-    for (slot, wanted) in wanted.iter_mut().enumerate() {
-        // An entry without permissions is not a mapping.
-        *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
-        if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
-            let at = requester.at(change.granule, slot);
-            refuse(host, at, leaf.page, Refusal::SubPageWindow);
-            *wanted = None;
+    /// Updates the state of each page in the granules of `changes`: adds it to the flush-merged
+    /// pages if it has become one, and breaks it if a watch now asks for a stricter trap.
+    fn update_mapped_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
+        self.unlist_all();
+        let is_watching = self.watches.are_set();
+        for change in changes {
+            for slot in self.state(domain, change.granule).slots.into_iter().flatten() {
+                if !is_watching && self.mappings(slot.page).nth(1).is_none() {
+                    continue;
+                }
+                if self.list(slot.page) {
+                    self.flush_merge_if_needed(slot.page);
+                    if is_watching {
+                        self.retry_watch(slot.page);
+                        self.break_if_watched(host, slot.page);
+                    }
+                }
+            }
         }
-    }
-    wanted
-}
-
-/// Sets the permission of each mapped slot of `state` to that in `wanted`. Slots whose page changes
-/// were emptied by `remove`.
-fn update_permissions(
-    host: &mut impl Host,
-    requester: Requester,
-    granule: Granule,
-    wanted: &[Option<Leaf>; SLOTS],
-    state: &mut GranuleState,
-) {
-    for (index, (slot, wanted)) in state.slots.iter_mut().zip(wanted).enumerate() {
-        if let (Some(slot), Some(wanted)) = (slot, wanted)
-            && slot.permission != wanted.permission
-        {
-            let (at, page, permission) =
-                (requester.at(granule, index), slot.page, wanted.permission);
-            slot.permission = permission;
-            host.event(Event::Permission { at, page, permission });
-        }
+        self.unlist_all();
     }
 }
 
-pub(super) fn put(state: &mut GranuleState, at: Place, slot: Slot) {
-    *state.slots.get_mut(at.iova.slot()).must("a granule has four slots") = Some(slot);
+/// Whether `copies` fill slots of a granule with `state` that devices reach already.
+fn fills_window(host: &impl Host, state: &GranuleState, copies: &[PageCopy]) -> bool {
+    let reached = GranuleMapper::window(host, state);
+    copies.iter().any(|copy| reached.contains(copy.at.iova.slot()))
 }
 
 fn caches_invalid_entries<I: Iommu>(_: &I) -> bool {

@@ -55,6 +55,7 @@ pub(crate) struct TooMany;
 pub(crate) struct Aliases {
     nodes: Vec<Node>,
     free: u32,
+    free_nodes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,12 +71,17 @@ impl Aliases {
         let nodes = (1..=capacity)
             .map(|next| Node { mapping: 0, next: if next == capacity { NONE } else { next } })
             .collect();
-        Self { nodes, free: if capacity == 0 { NONE } else { 0 } }
+        Self { nodes, free: if capacity == 0 { NONE } else { 0 }, free_nodes: capacity }
     }
 
     /// Bytes of heap that [`Self::new`] takes.
     pub(crate) const fn bytes(capacity: usize) -> usize {
         bytes_of::<Node>(capacity)
+    }
+
+    /// How many nodes are free.
+    pub(crate) fn free_nodes(&self) -> usize {
+        self.free_nodes as usize
     }
 
     /// Adds `mapping`, which is not in it, to the list that begins at `head`.
@@ -172,6 +178,7 @@ impl Aliases {
         let index = self.free;
         let node = self.nodes.get_mut(index as usize)?;
         self.free = node.next;
+        self.free_nodes -= 1;
         *node = Node { mapping, next };
         Some(index)
     }
@@ -180,6 +187,7 @@ impl Aliases {
         let node = self.nodes.get_mut(index as usize).must("a list is made of nodes");
         node.next = self.free;
         self.free = index;
+        self.free_nodes += 1;
     }
 }
 
@@ -237,6 +245,7 @@ mod tests {
         }
         assert_eq!(aliases.add(&mut head, mapping(2), MAX_ALIASES), Err(TooMany));
         assert_eq!(listed(&aliases, head).len(), 2);
+        assert_eq!(aliases.free_nodes(), 0);
         let mut other = NONE;
         assert_eq!(aliases.add(&mut other, mapping(3), MAX_ALIASES), Ok(()));
         assert_eq!(aliases.add(&mut other, mapping(4), MAX_ALIASES), Err(TooMany));

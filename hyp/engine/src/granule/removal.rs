@@ -4,7 +4,7 @@
 //! type of its own, with the one step that may come next, so another order does not compile:
 //!
 //! ```
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
 //! }
@@ -13,7 +13,7 @@
 //! Before the device's entry is cleared nothing drains:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().drain().unlink().break_pages().move_pages().remap();
 //! }
@@ -22,7 +22,7 @@
 //! What a split granule keeps is copied before its entry names the new frame:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.clear_entries().drain().unlink().break_pages().move_pages().remap();
 //! }
@@ -31,7 +31,7 @@
 //! A mapping is forgotten only when no device reaches it any more:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().clear_entries().unlink().break_pages().move_pages().remap();
 //! }
@@ -40,7 +40,7 @@
 //! CPUs lose a page only after the drain, while which it stays reachable:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().clear_entries().break_pages().drain().unlink().move_pages().remap();
 //! }
@@ -49,7 +49,7 @@
 //! A page moves only while it is broken:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().clear_entries().drain().unlink().move_pages().remap();
 //! }
@@ -58,7 +58,7 @@
 //! CPUs get a page again only after it has moved:
 //!
 //! ```compile_fail
-//! use oche_engine::phases::{Planned, UnmapBatch};
+//! use oche_engine::phases::unmap::{Planned, UnmapBatch};
 //! fn unmap<H: oche_engine::host::Host>(batch: UnmapBatch<'_, H, Planned>) {
 //!     batch.copy_splits().clear_entries().drain().unlink().break_pages().remap();
 //! }
@@ -72,6 +72,7 @@ use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
 use crate::granule::alias::Mapping;
+use crate::granule::plan::{self, Plan, Split};
 use crate::granule::state::{Form, GranuleState};
 use crate::granule::work::UnmapOp;
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
@@ -231,59 +232,47 @@ impl GranuleMapper {
         domain: DomainId,
         changes: &[Change],
     ) {
-        let mut ops = core::mem::take(&mut self.unmap_ops);
-        ops.clear();
+        self.unmap_ops.clear();
         for change in changes {
             let before = self.state(domain, change.granule);
-            let is_leaving = leaving(&before, change, self.is_strict());
-            if is_leaving.contains(&true) {
-                let mut op = UnmapOp { granule: change.granule, before, is_leaving, split: None };
-                self.plan_split(host, &mut op);
-                ops.push(op);
+            if !plan::leaving(&before, &change.wanted, self.isolation).contains(&true) {
+                continue;
             }
+            let Plan::Unmap(unmapping) = self.plan_change(host, domain, change, &before, &[])
+            else {
+                unreachable!("invariant: what is not wanted is unmapped first")
+            };
+            let split = unmapping.split.map(|split| self.take_split_frame(split));
+            let (granule, is_leaving) = (change.granule, unmapping.is_leaving);
+            self.unmap_ops.push(UnmapOp { granule, before, is_leaving, split });
         }
-        self.unmap_batch(host, requester, domain, ops);
+        self.unmap_batch(host, requester, domain);
     }
 
-    /// Moves the pages of direct granules into frames of the pool, while devices use them, to make
-    /// room for the new pages in `changes`. A granule that cannot move stays as it is and is added
-    /// to `migrate_failed` with the reason.
-    pub(super) fn migrate(
-        &mut self,
-        host: &mut impl Host,
-        requester: Requester,
-        domain: DomainId,
-        changes: &[Change],
-    ) {
-        let mut ops = core::mem::take(&mut self.unmap_ops);
-        ops.clear();
-        for change in changes {
-            let before = self.state(domain, change.granule);
-            let (granule, is_leaving) = (change.granule, [false; SLOTS]);
-            let mut op = UnmapOp { granule, before, is_leaving, split: None };
-            match self.room_for_split(host, &op) {
-                Ok(split) => {
-                    op.split = Some(split);
-                    ops.push(op);
-                }
-                Err(reason) => self.migrate_failed.push((granule, reason)),
-            }
-        }
-        self.unmap_batch(host, requester, domain, ops);
+    /// Moves the pages of direct granules into frames of the pool, while devices use them, as
+    /// [`Self::plan_migration`] has planned.
+    pub(super) fn migrate(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId) {
+        self.unmap_batch(host, requester, domain);
     }
 
-    /// Carries out `ops`: see "One unmap" in `docs/architecture.md`.
-    fn unmap_batch(
-        &mut self,
-        host: &mut impl Host,
-        requester: Requester,
-        domain: DomainId,
-        ops: Vec<UnmapOp>,
-    ) {
-        if ops.is_empty() {
-            self.unmap_ops = ops;
+    /// Notes that the granule of `change` has to migrate before it can take its new pages, and
+    /// takes the frame for that.
+    pub(super) fn plan_migration(&mut self, change: &Change, before: &GranuleState, split: Split) {
+        if self.to_migrate.is_empty() {
+            self.unmap_ops.clear();
+        }
+        let split = Some(self.take_split_frame(split));
+        let (granule, is_leaving) = (change.granule, [false; SLOTS]);
+        self.unmap_ops.push(UnmapOp { granule, before: *before, is_leaving, split });
+        self.to_migrate.push(*change);
+    }
+
+    /// Carries out the planned removals: see "One unmap" in `docs/architecture.md`.
+    fn unmap_batch(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId) {
+        if self.unmap_ops.is_empty() {
             return;
         }
+        let ops = core::mem::take(&mut self.unmap_ops);
         let phase = PhantomData::<Planned>;
         let batch = UnmapBatch { mapper: self, host, requester, domain, ops, phase };
         batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
@@ -354,21 +343,4 @@ impl GranuleMapper {
             self.mover.place(host, page, page.home());
         }
     }
-}
-
-/// Which slots of `before` are unmapped by `change`. A bounce page whose permission changes is
-/// unmapped and mapped again; with strict isolation, so is every slot.
-fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
-    let mut leaving = [false; SLOTS];
-    for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {
-        let Some(slot) = slot else { continue };
-        *leaving = match wanted.filter(|wanted| wanted.whole_page && !wanted.permission.is_none()) {
-            Some(wanted) => {
-                wanted.page != slot.page
-                    || ((slot.is_bounce || is_strict) && wanted.permission != slot.permission)
-            }
-            None => true,
-        };
-    }
-    leaving
 }

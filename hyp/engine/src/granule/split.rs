@@ -5,64 +5,25 @@
 //! the frame already and others still the page at home, so no store of a CPU may reach only one of
 //! the two.
 
-use oche_types::addr::{Gfn, Hfn, SLOTS};
-use oche_types::event::{Event, Refusal};
+use oche_types::Invariant;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::event::Event;
 
 use crate::granule::copies::apply_diff;
-use crate::granule::direct;
+use crate::granule::plan::Split;
 use crate::granule::state::{Form, Slot};
-use crate::granule::work::{Split, UnmapOp};
+use crate::granule::work::{SplitFrame, UnmapOp};
 use crate::granule::{GranuleMapper, Requester};
 use crate::host::{DomainId, Host};
 
 impl GranuleMapper {
-    /// Finds a frame for what a direct granule keeps, unless a narrower window is enough. If there
-    /// is no frame, all its pages are unmapped: [`Self::add`] maps again those that are still
-    /// wanted, or reports why it cannot.
-    pub(super) fn plan_split(&mut self, host: &mut impl Host, op: &mut UnmapOp) {
-        let Form::Direct(_) = op.before.form else { return };
-        let after = op.remainder();
-        if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
-            return;
-        }
-        match self.room_for_split(host, op) {
-            Ok(split) => op.split = Some(split),
-            Err(_) => op.is_leaving = [true; SLOTS],
-        }
-    }
-
-    /// Takes the memory that moving what `op` keeps needs.
-    ///
-    /// # Errors
-    ///
-    /// What is missing; then nothing has been taken.
-    pub(super) fn room_for_split(
-        &mut self,
-        host: &mut impl Host,
-        op: &UnmapOp,
-    ) -> Result<Split, Refusal> {
-        for (_, kept) in op.kept() {
-            self.mover.prepare(host, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
-        }
-        let is_written = op.before.permission().write;
-        let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
-        let mut split = Split { frame, copied: [None; SLOTS] };
-        for (index, kept) in op.kept() {
-            if !is_written && !self.mover.is_pinned(kept.page) {
-                continue;
-            }
-            let Some(copied) = self.pool.take_page() else {
-                for page in split.copied.into_iter().flatten() {
-                    self.pool.give_page(host, page);
-                }
-                self.pool.give_marked_frame(host, frame);
-                return Err(Refusal::PoolExhausted);
-            };
-            if let Some(place) = split.copied.get_mut(index) {
-                *place = Some(copied);
-            }
-        }
-        Ok(split)
+    /// Takes the memory for `split`, which a plan has found to be there.
+    pub(super) fn take_split_frame(&mut self, split: Split) -> SplitFrame {
+        let frame = self.pool.take_frame().must("a plan takes no frame that is not there");
+        let copied = split.is_written.map(|is_written| {
+            is_written.then(|| self.pool.take_page().must("a plan takes no page that is not there"))
+        });
+        SplitFrame { frame, copied }
     }
 
     /// Copies what a split granule keeps, whose pages are broken, to its new frame.

@@ -2,6 +2,7 @@
 //! merge. They are plain data in lists of fixed capacity, so that nothing is allocated in a trap.
 
 use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS};
+use oche_types::dart::entry::Permission;
 use oche_types::event::Place;
 
 use crate::granule::alias::Mapping;
@@ -17,6 +18,8 @@ pub(crate) struct PageCopy {
     pub(super) at: Place,
     pub(super) page: Gfn,
     pub(super) to: Hfn,
+    /// What the device may do with the slot.
+    pub(super) permission: Permission,
     pub(super) kind: CopyKind,
 }
 
@@ -43,13 +46,13 @@ pub(super) struct UnmapOp {
     /// Which slots are unmapped.
     pub(super) is_leaving: [bool; SLOTS],
     /// For a direct granule that keeps pages: the frame that they move to.
-    pub(super) split: Option<Split>,
+    pub(super) split: Option<SplitFrame>,
 }
 
 /// The move of the other pages of a direct granule to a frame of the pool. `copied` holds their
 /// bytes as they were when they were copied there, for those that devices may write.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Split {
+pub(super) struct SplitFrame {
     pub(super) frame: HostGranule,
     pub(super) copied: [Option<Hfn>; SLOTS],
 }

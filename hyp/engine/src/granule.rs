@@ -416,16 +416,24 @@ impl GranuleMapper {
         (self.placed_mut(domain).shadow.set(host, granule, entry), entry)
     }
 
-    /// Reports and restores each empty slot of `state` that a device has written.
+    /// Reports and restores each red zone of `before` that a device has written, if devices no
+    /// longer reach it by the entry for `after`. Those that stay red zones are checked when they
+    /// end.
     fn check_red_zones(
         &self,
         host: &mut impl Host,
         requester: Requester,
         granule: Granule,
-        state: &GranuleState,
+        before: &GranuleState,
+        after: &GranuleState,
     ) {
-        let Form::Relocated(frame) = state.form else { return };
-        for (slot, _) in state.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
+        let Form::Relocated(frame) = before.form else { return };
+        let reached = Self::window(host, before);
+        let kept = (!after.is_vacant()).then(|| Self::window(host, after));
+        for (slot, _) in before.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
+            if !reached.contains(slot) || kept.is_some_and(|kept| kept.contains(slot)) {
+                continue;
+            }
             if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {
                 report_red_zone(
                     host,

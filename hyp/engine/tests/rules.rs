@@ -102,6 +102,25 @@ fn c5_a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
 }
 
 #[test]
+fn c5_a_red_zone_is_checked_when_it_ends() {
+    let hits = |bench: &Bench, iova: u32| {
+        bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == iova))
+    };
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30, 31]);
+    assert!(bench.device_write(10, 17, 1));
+    assert!(bench.device_write(11, 17, 1));
+    bench.unmap(9, 1);
+    assert!(bench.device_write(9, 17, 1));
+    assert_eq!(hits(&bench, 10), 0, "devices still reach it");
+    bench.map(10, &[32]);
+    assert_eq!(hits(&bench, 10), 1, "its slot was filled");
+    bench.unmap(10, 1);
+    bench.unmap(8, 1);
+    assert_eq!([9, 10, 11].map(|iova| hits(&bench, iova)), [1, 1, 1], "its granule was emptied");
+}
+
+#[test]
 fn c3_a_stray_write_on_its_way_lands_before_a_page_moves_into_the_slot() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30, 31]);

@@ -86,6 +86,13 @@ impl Views {
         number_in(&self.ram, page)
     }
 
+    /// The leaf of page `iova_page` of the tables `roots`, as of their last flush.
+    pub fn entry(&self, roots: Roots, iova_page: u32) -> u64 {
+        let tables = self.views.get(&roots).map(|view| &view.tables);
+        let table = tables.and_then(|tables| tables.get(&((iova_page >> 9) as u16)));
+        table.map_or(0, |table| table.entries[iova_page as usize % 512])
+    }
+
     /// How many leaves map `page`, as of the flushes.
     pub fn mappings(&self, page: Gfn) -> u32 {
         self.number(page).map_or(0, |number| self.mapped[number])

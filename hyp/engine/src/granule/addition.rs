@@ -202,8 +202,8 @@ impl GranuleMapper {
                         &mappings,
                         &mut copies,
                     );
-                    fills_reached_slot |= matches!(before.form, Form::Relocated(_))
-                        && fills_window(host, &before, copies.get(planned..).unwrap_or_default());
+                    let planned = copies.get_mut(planned..).unwrap_or_default();
+                    fills_reached_slot |= mark_reached(host, &before, planned);
                 }
                 Plan::Migrate(split) => self.plan_migration(change, &before, split),
                 Plan::Unmap(_) | Plan::PrepareEntries(_) => {
@@ -324,7 +324,7 @@ impl GranuleMapper {
             self.mover.set_about_to_move(page);
         }
         let to = frame.page(at.iova.slot() ^ MISPLACED);
-        copies.push(PageCopy { at, page, to, permission, kind });
+        copies.push(PageCopy { at, page, to, permission, kind, is_reached: false });
         host.event(Event::Map { at, page, permission, placement });
         let is_bounce = kind != CopyKind::Move;
         Slot { page, permission, is_bounce, is_filled: !is_bounce }
@@ -336,7 +336,8 @@ impl GranuleMapper {
         let Slot { page, permission, .. } = *slot;
         self.mover.set_about_to_move(page);
         let kind = CopyKind::Demote;
-        copies.push(PageCopy { at, page, to: page.home(), permission, kind });
+        let to = page.home();
+        copies.push(PageCopy { at, page, to, permission, kind, is_reached: false });
     }
 
     /// Adds the mapping at `iova` to those of `page`, which has room. Returns whether it has other
@@ -358,7 +359,10 @@ impl GranuleMapper {
             self.mover.place(host, copy.page, copy.to);
             return self.set_filled(domain, copy.at);
         }
-        if let Some((offset, bytes)) = red_zone_damage(host, copy.to) {
+        // A fresh frame holds the pattern: nothing has reached it since it was freed.
+        if copy.is_reached
+            && let Some((offset, bytes)) = red_zone_damage(host, copy.to)
+        {
             report_red_zone(host, copy.at, copy.to, (offset, bytes));
         }
         match copy.kind {
@@ -427,10 +431,15 @@ impl GranuleMapper {
     }
 }
 
-/// Whether `copies` fill slots of a granule with `state` that devices reach already.
-fn fills_window(host: &impl Host, state: &GranuleState, copies: &[PageCopy]) -> bool {
-    let reached = GranuleMapper::window(host, state);
-    copies.iter().any(|copy| reached.contains(copy.at.iova.slot()))
+/// Marks those of `copies` that fill slots of a granule with state `before` which devices reach
+/// already. Returns whether there are any.
+fn mark_reached(host: &impl Host, before: &GranuleState, copies: &mut [PageCopy]) -> bool {
+    let Form::Relocated(_) = before.form else { return false };
+    let reached = GranuleMapper::window(host, before);
+    for copy in &mut *copies {
+        copy.is_reached = reached.contains(copy.at.iova.slot());
+    }
+    copies.iter().any(|copy| copy.is_reached)
 }
 
 fn caches_invalid_entries<I: Iommu>(_: &I) -> bool {

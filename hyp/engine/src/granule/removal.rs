@@ -286,7 +286,7 @@ impl GranuleMapper {
         domain: DomainId,
         op: &UnmapOp,
     ) {
-        self.check_red_zones(host, requester, op.granule, &op.before);
+        self.check_red_zones(host, requester, op.granule, &op.before, &op.remainder());
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
             self.aliases.remove(&mut self.mover.state_mut(slot.page).mappings, mapping);

@@ -21,6 +21,8 @@ pub(crate) struct PageCopy {
     /// What the device may do with the slot.
     pub(super) permission: Permission,
     pub(super) kind: CopyKind,
+    /// Whether devices could reach the slot before.
+    pub(super) is_reached: bool,
 }
 
 /// What a copy of a page is for.

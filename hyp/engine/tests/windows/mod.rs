@@ -2,6 +2,7 @@
 //! slots.
 
 use crate::bench::{Bench, Machine, page};
+use oche_types::addr::PAGE_WORDS;
 use oche_types::dart::entry::Permission;
 use oche_types::event::{Event, Placement, Refusal};
 
@@ -63,6 +64,26 @@ fn the_ends_of_a_relocated_granule_fault_where_nothing_is_mapped() {
         bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 10)),
         1
     );
+}
+
+#[test]
+fn c5_only_what_devices_reach_is_checked_for_stray_writes() {
+    // In pages, so that a table entry more or less does not count.
+    let work = |bench: &mut Bench, change: fn(&mut Bench)| {
+        let before = bench.machine.words.get();
+        change(bench);
+        (bench.machine.words.get() - before) / PAGE_WORDS
+    };
+    let [mut all, mut limited] = [Bench::new(32), windowed(32)];
+    for bench in [&mut all, &mut limited] {
+        bench.map(9, &[30]);
+        let fresh = work(bench, |bench| bench.map(13, &[32]));
+        let zone = work(bench, |bench| bench.map(14, &[34]));
+        assert_eq!(zone - fresh, usize::from(!bench.machine.has_windows), "the slot of IOVA 14");
+    }
+    let [all, limited] =
+        [all, limited].map(|mut bench| work(&mut bench, |bench| bench.unmap(9, 1)));
+    assert_eq!(all - limited, 3);
 }
 
 #[test]

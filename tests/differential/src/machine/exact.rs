@@ -207,8 +207,8 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// C5: a write into a red zone is reported when its slot is mapped or a page of its granule
-    /// goes.
+    /// C5: a write into a red zone is reported when its slot is mapped or the last page of its
+    /// granule goes. With windows it may be reported earlier.
     pub(super) fn check_red_zones(&mut self, changes: &[FlushedChange]) -> Checked {
         for FlushedChange { roots, change, was_refused } in changes {
             let after = mapped_page(&self.history, change.after);
@@ -218,7 +218,13 @@ impl<const C: bool> Machine<C> {
             if self.zone_writes.is_empty() || !is_moved(&self.history, change) || is_refused {
                 continue;
             }
-            let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
+            let is_mapped = |slot| {
+                let entry = self.views.entry(*roots, change.iova_page & !3 | slot);
+                mapped_page(&self.history, entry).is_some()
+            };
+            let is_emptied = mapped_page(&self.history, change.before).is_some()
+                && !was_refused
+                && !(0..SLOTS as u32).any(is_mapped);
             for slot in 0..SLOTS as u32 {
                 let zone = change.iova_page & !3 | slot;
                 let is_filled = zone == change.iova_page && after.is_some();

@@ -16,7 +16,7 @@ use core::ops::Range;
 
 use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES};
 use oche_types::dart::registers::{ERROR, TTBRS, Ttbr};
-use oche_types::dart::stream::{DartId, Members, STREAMS, StreamSet};
+use oche_types::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamSet};
 use oche_types::event::Event;
 use oche_types::selection::Selection;
 use oche_types::{Invariant, invariant};
@@ -157,10 +157,14 @@ struct Domain {
     /// Streams to attach once the tables have been applied.
     waiting: Members,
     pending: Pending,
+    /// The DARTs that asked for what is pending: a bit each.
+    asked_by: u32,
     /// What the last comparison found.
     batch: Batch,
     is_ending: bool,
 }
+
+const _: () = assert!(MAX_DARTS <= u32::BITS as usize, "`Domain::asked_by` has a bit a DART");
 
 /// What is left to do until a domain's shadow tables agree with the guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

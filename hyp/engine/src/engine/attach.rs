@@ -114,6 +114,7 @@ impl Engine {
             requester,
             waiting: Members::default(),
             pending: Pending::Compare,
+            asked_by: 0,
             batch,
             is_ending: false,
         };

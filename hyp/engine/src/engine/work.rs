@@ -40,6 +40,7 @@ impl Engine {
             Pending::Apply { applied, .. } => Pending::Apply { applied, is_compared: false },
             _ => Pending::Compare,
         };
+        entry.asked_by |= 1 << dart.index();
         self.dart_mut(dart).due.insert(domain);
     }
 
@@ -118,12 +119,14 @@ impl Engine {
 
     /// Ends the work on `domain`, whose shadow tables now agree with the guest's tables.
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
-        for dart in &mut self.darts {
-            dart.due.remove(domain);
-        }
         let entry = self.domain_mut(domain);
         entry.pending = Pending::Nothing;
-        if entry.is_ending {
+        let (is_ending, mut asked_by) = (entry.is_ending, core::mem::take(&mut entry.asked_by));
+        while let Some(dart) = DartId::new(asked_by.trailing_zeros() as usize) {
+            asked_by &= asked_by - 1;
+            self.dart_mut(dart).due.remove(domain);
+        }
+        if is_ending {
             budget.charge(END_BYTES);
             self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
             self.mapper.destroy_domain(host, domain);

@@ -70,7 +70,7 @@ report() {
 }
 
 read_options() {
-    nvme_mib=64 port=0 idle_seconds=5 rounds=2 turns=1 chosen= is_measured=
+    nvme_mib=64 port=0 idle_seconds=5 rounds=2 turns=1 chosen= is_measured= bell=
     for word in $(cat /proc/cmdline); do
         case $word in
             demo.nvme_mib=*) nvme_mib=${word#*=} ;;
@@ -78,6 +78,7 @@ read_options() {
             demo.rounds=*) rounds=${word#*=} ;;
             demo.turns=*) turns=${word#*=} ;;
             demo.transfers=*) chosen=$(echo ${word#*=} | tr , ' ') is_measured=y ;;
+            demo.bell=*) bell=${word#*=} ;;
             demo.idle_seconds=*) idle_seconds=${word#*=} ;;
         esac
     done

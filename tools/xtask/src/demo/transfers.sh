@@ -20,12 +20,20 @@ run_transfers() {
     cat /dev/$(disk_called shared) >$data || return 1
     digest transferred "$(sum $data)"
     mkfifo $state/ask $state/answer || return 1
-    count <$state/ask >$state/answer &
+    count $(bell_address) <$state/ask >$state/answer &
     exec 3>$state/ask 4<$state/answer
     for name in ${chosen:-$transfers}; do
         transfer $name ${name%-*} ${name##*-} || { echo "$name failed"; return 1; }
     done
     exec 3>&- 4<&-
+}
+
+# The physical address of QEMU's pvpanic device, which stops the machine when it is written; 0 if the runner names none.
+bell_address() {
+    [ "$bell" ] || { echo 0; return; }
+    # Memory space on: writes reach the device.
+    echo 1 >/sys/bus/pci/devices/$bell/enable
+    echo $(($(head -n 1 /sys/bus/pci/devices/$bell/resource | cut -d ' ' -f 1)))
 }
 
 transfer() { # NAME DEVICE VERB

@@ -8,7 +8,10 @@ use anyhow::Result;
 use oche::{command, workspace};
 
 /// What these programs share.
-const COUNTERS: &str = include_str!("program/counters.h");
+const HEADERS: [(&str, &str); 2] = [
+    ("counters.h", include_str!("program/counters.h")),
+    ("bell.h", include_str!("program/bell.h")),
+];
 /// The program that a script asks for the time and the counts.
 const COUNT: &str = include_str!("program/count.c");
 
@@ -20,7 +23,9 @@ const COUNT: &str = include_str!("program/count.c");
 pub(crate) fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     let program = folder.join(name);
     let path = program.with_extension("c");
-    workspace::write_whole(&folder.join("counters.h"), COUNTERS.as_bytes())?;
+    for (header, text) in HEADERS {
+        workspace::write_whole(&folder.join(header), text.as_bytes())?;
+    }
     workspace::write_whole(&path, source.as_bytes())?;
     let mut compiler = Command::new("aarch64-linux-gnu-gcc");
     compiler.args(["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"]);

@@ -5,6 +5,7 @@
 //! read the tables.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oche::progress::{Progress, Step};
@@ -15,11 +16,18 @@ mod symbols;
 mod table;
 
 use super::compare;
+use super::transfers::TransferGuest;
+use crate::demo::disks::Sizes;
+use crate::demo::transfers::TRANSFERS;
 use sums::Profile;
 use symbols::Symbols;
 
 /// What an operation of a case is.
 const MAP: &str = "a map and its unmap";
+/// The same of a transfer.
+const TRANSFER: &str = "4 KiB that are transferred";
+/// Operations in a MiB of a transfer.
+const OPERATIONS_IN_MIB: u64 = 256;
 /// The cases that are profiled where none is named.
 const DEFAULT: [&str; 3] =
     ["reused 4 KiB bidirectional", "reused 16 KiB bidirectional", "reused 64 KiB bidirectional"];
@@ -27,8 +35,9 @@ const DEFAULT: [&str; 3] =
 /// Options of `cargo xtask measure profile`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Cases are those of `cargo xtask measure compare`; without --only, three of them. A plugin of QEMU
-counts each instruction, so the counts are exact, and their sum is what the guest counts itself.")]
+Cases are those of `cargo xtask measure compare`, with the transfers of its --devices, such as
+`e1000e-receive`; without --only, three of the maps. A plugin of QEMU counts each instruction, so the
+counts are exact, and their sum is what the guest counts itself.")]
 pub struct ProfileOptions {
     /// Profile the cases whose names contain WORD, such as `fresh 4 KiB`; may be repeated.
     #[arg(long, value_name = "WORD")]
@@ -55,10 +64,18 @@ fn positive(text: &str) -> Result<usize, String> {
 /// Something needed cannot be had, a run failed, or the guest counted other instructions.
 pub fn main(options: &ProfileOptions) -> Result<()> {
     let cases = choose(&options.only)?;
-    let progress = Progress::new(1);
-    let step = progress.step(&format!("{} cases on Oche, counted", cases.len()));
-    let profiles = profile(&cases, &step)?;
-    step.done("");
+    let (transfers, maps): (Vec<_>, Vec<_>) =
+        cases.into_iter().partition(|case| TRANSFERS.contains(&case.as_str()));
+    let progress =
+        Progress::new(usize::from(!maps.is_empty()) + usize::from(!transfers.is_empty()));
+    let mut profiles = Vec::new();
+    for (cases, profile) in [(maps, profile_maps as Profiler), (transfers, profile_transfers)] {
+        if !cases.is_empty() {
+            let step = progress.step(&format!("{} cases on Oche, counted", cases.len()));
+            profiles.extend(profile(&cases, &step)?);
+            step.done("");
+        }
+    }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&profiles).context("the profiles")?);
     } else {
@@ -69,7 +86,8 @@ pub fn main(options: &ProfileOptions) -> Result<()> {
 
 /// The names of the cases that contain one of `words`.
 fn choose(words: &[String]) -> Result<Vec<String>> {
-    let names = compare::case_names();
+    let transfers = TRANSFERS.map(str::to_owned);
+    let names = [compare::case_names(), transfers.to_vec()].concat();
     let is_wanted = |name: &String| match words {
         [] => DEFAULT.contains(&name.as_str()),
         words => words.iter().any(|word| name.contains(word)),
@@ -80,9 +98,12 @@ fn choose(words: &[String]) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(is_wanted).collect())
 }
 
-fn profile(cases: &[String], step: &Step) -> Result<Vec<Profile>> {
+/// Profiles cases of one kind.
+type Profiler = fn(&[String], &Step) -> Result<Vec<Profile>>;
+
+fn profile_maps(cases: &[String], step: &Step) -> Result<Vec<Profile>> {
     let (counted, oche) = compare::count_instructions(cases, step)?;
-    let elf = fs::read(&oche).with_context(|| format!("cannot read {}", oche.display()))?;
+    let elf = read(&oche)?;
     let symbols = Symbols::read(&elf).with_context(|| oche.display().to_string())?;
     let profiles = counted
         .iter()
@@ -90,9 +111,32 @@ fn profile(cases: &[String], step: &Step) -> Result<Vec<Profile>> {
     profiles.collect()
 }
 
+fn profile_transfers(cases: &[String], step: &Step) -> Result<Vec<Profile>> {
+    let names: Vec<&str> = cases.iter().map(String::as_str).collect();
+    let (_, guest) = TransferGuest::prepare("profile", step)?;
+    let counted = guest.profile(Sizes::SHORT, &names, step)?;
+    let elf = read(&guest.oche)?;
+    let symbols = Symbols::read(&elf).with_context(|| guest.oche.display().to_string())?;
+    let profiles = counted.iter().map(|(name, _, counts)| {
+        Profile::new((name, TRANSFER), operations(name, Sizes::SHORT), counts, &symbols)
+    });
+    profiles.collect()
+}
+
+/// How many [`OPERATIONS_IN_MIB`] the transfer moves: a disk does so more than once.
+fn operations(transfer: &str, sizes: Sizes) -> f64 {
+    let is_network = transfer.ends_with("-receive") || transfer.ends_with("-send");
+    let turns = if is_network { 1 } else { sizes.turns };
+    (sizes.prefilled * turns * OPERATIONS_IN_MIB) as f64
+}
+
+fn read(elf: &Path) -> Result<Vec<u8>> {
+    fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{DEFAULT, choose};
+    use super::{DEFAULT, Sizes, choose, operations};
 
     #[test]
     fn cases_are_chosen_by_any_part_of_their_names_and_three_without_one() {
@@ -100,5 +144,12 @@ mod tests {
         assert_eq!(choose(&["fresh 8 KiB to".to_owned()]).unwrap(), ["fresh 8 KiB to-device"]);
         let error = choose(&["32 KiB".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("`32 KiB`") && error.contains("reused 4 KiB to-device"), "{error}");
+        assert_eq!(choose(&["e1000e".to_owned()]).unwrap(), ["e1000e-receive", "e1000e-send"]);
+    }
+
+    #[test]
+    fn a_transfers_operations_are_its_pages_of_4_kib() {
+        let of = |name| operations(name, Sizes { prefilled: 3, turns: 2, ..Sizes::SHORT }) as u64;
+        assert_eq!((of("e1000e-send"), of("usb-read")), (768, 1536));
     }
 }

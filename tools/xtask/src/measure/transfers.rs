@@ -11,11 +11,12 @@ use oche::workspace;
 
 use crate::demo::disks::Sizes;
 use crate::demo::guest::{self, GuestMachine, Supplies};
-use crate::demo::measured;
+use crate::demo::measured::{self, CountedTransfer};
 use crate::demo::transfers::TransferCosts;
 use crate::environment;
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module;
+use crate::measure::profile::counts::InstructionCounter;
 
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,35 @@ impl TransferGuest {
         step: &Step,
     ) -> Result<TransferCosts> {
         let supplies = Supplies::make(&self.folder, sizes)?;
+        let machine = self.machine(under, clock)?;
+        let log = self.folder.join(log);
+        let costs = measured::measure(machine, &supplies, wanted, &log, step)?;
+        for (name, cost) in &costs {
+            let is_counted = cost.user != 0 && cost.kernel != 0;
+            ensure!(is_counted == (clock == Clock::Instructions), "{name}: {cost:?} was counted");
+        }
+        Ok(costs)
+    }
+
+    /// Boots the guest on Oche, and counts what Oche executes in each of the transfers `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::boot`], or the guest counted other numbers of instructions.
+    pub(super) fn profile(
+        &self,
+        sizes: Sizes,
+        wanted: &[&str],
+        step: &Step,
+    ) -> Result<Vec<CountedTransfer>> {
+        let counter = InstructionCounter::new(&self.oche, &self.folder, step)?;
+        let supplies = Supplies::make(&self.folder, sizes)?;
+        let machine = self.machine(Under::Oche(&[]), Clock::Instructions)?;
+        let log = self.folder.join("profile.log");
+        measured::profile(machine, &counter, &supplies, wanted, &log, step)
+    }
+
+    fn machine(&self, under: Under<'_>, clock: Clock) -> Result<GuestMachine> {
         let (boot, initrd) = match under {
             Under::Native => (self.kernel.image.clone(), Some(self.initrd.clone())),
             Under::Oche(options) => {
@@ -96,7 +126,7 @@ impl TransferGuest {
             Clock::Host => &[],
             Clock::Instructions => &["-icount", "shift=0,sleep=on"],
         };
-        let machine = GuestMachine {
+        Ok(GuestMachine {
             cpu: "cortex-a76".into(),
             cpus: 1,
             memory: 2048,
@@ -104,13 +134,6 @@ impl TransferGuest {
             initrd,
             append: String::new(),
             qemu: icount.iter().map(Into::into).collect(),
-        };
-        let log = self.folder.join(log);
-        let costs = measured::measure(machine, &supplies, wanted, &log, step)?;
-        for (name, cost) in &costs {
-            let is_counted = cost.user != 0 && cost.kernel != 0;
-            ensure!(is_counted == (clock == Clock::Instructions), "{name}: {cost:?} was counted");
-        }
-        Ok(costs)
+        })
     }
 }

@@ -5,22 +5,19 @@
  *     map-cost FILE PAGES DIRECTION SECOND BELL
  *
  * FILE takes the kernel's request DMA_MAP_BENCHMARK, DIRECTION is its number of a direction. SECOND is when to begin, in
- * seconds since the start of the kernel. BELL is the physical address of QEMU's pvpanic device, or 0: it is rung before and
- * after, so that QEMU stops and its user reads counters while no instruction is executed. Where QEMU stops, it may let time
+ * seconds since the start of the kernel. BELL is the physical address of the bell, or 0: it is rung before and after, so that QEMU stops and its user reads counters while no instruction is executed. Where QEMU stops, it may let time
  * pass until the next timer is due; beginning at a time that was set beforehand hides that from the measurement.
  *
  * Prints `MAP UNMAP USER KERNEL HYPERVISOR`: nanoseconds of a map and of an unmap, and the instructions of the whole run by
  * exception level.
  *
- * Source of the numbers: the arm64 system call table, the kernel's linux/map_benchmark.h; QEMU's documentation, "PVPANIC
- * DEVICE".
+ * Source of the numbers: the arm64 system call table, the kernel's linux/map_benchmark.h.
  */
 
 #include "counters.h"
+#include "bell.h"
 
-enum { IOCTL = 29, OPENAT = 56, CLOCK_NANOSLEEP = 115, MMAP = 222 };
-enum { AT_CWD = -100, READ_WRITE = 2, SYNC = 04010000, MAPPED_READ_WRITE = 3, MAPPED_SHARED = 1 };
-enum { PAGE = 4096, PANICKED = 1 };
+enum { IOCTL = 29, CLOCK_NANOSLEEP = 115 };
 enum { ABSOLUTE = 1 };
 
 struct request {
@@ -31,33 +28,6 @@ struct request {
 
 /* _IOWR('d', 1, struct map_benchmark) */
 #define DMA_MAP_BENCHMARK (3UL << 30 | sizeof(struct request) << 16 | 'd' << 8 | 1)
-
-static u64 number(const char *text)
-{
-	u64 result = 0;
-
-	for (; *text >= '0' && *text <= '9'; text++)
-		result = result * 10 + (*text - '0');
-	return result;
-}
-
-static volatile u8 *map_bell(u64 address)
-{
-	long file, mapped;
-
-	if (!address)
-		return 0;
-	file = or_fail(call(OPENAT, AT_CWD, (long)"/dev/mem", READ_WRITE | SYNC, 0, 0, 0), 4);
-	mapped = call(MMAP, 0, PAGE, MAPPED_READ_WRITE, MAPPED_SHARED, file, address & ~(PAGE - 1UL));
-	or_fail(mapped, 5);
-	return (volatile u8 *)mapped + address % PAGE;
-}
-
-static void ring(volatile u8 *bell)
-{
-	if (bell)
-		*bell = PANICKED;
-}
 
 static void wait_until(long second)
 {

@@ -30,7 +30,7 @@ use crate::host::PlatformHost;
 use crate::port::{SetInterrupt, TraceConsole};
 use crate::recorder::{Description, Recorder};
 
-#[cfg(feature = "measure-trace")]
+#[cfg(feature = "measure")]
 mod measure;
 
 /// What boot passes to [`EmulatedDarts::new`].

@@ -84,8 +84,8 @@ fn main(fdt: FdtAddress) -> ! {
     let map = prepared.options.iommu_map.map_or_else(Choice::default, choice);
     panic_trace::register(prepared.layout.trace, prepared.trace_layout());
     let emulated_darts = emulate_darts(&prepared, stage2, IommuMap::of(&map));
-    #[cfg(feature = "measure-trace")]
-    let emulated_darts = measured(emulated_darts);
+    #[cfg(feature = "measure")]
+    let emulated_darts = measured(emulated_darts, &prepared.layout);
     let emulated_darts = SpinLock::new(emulated_darts);
     trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
     let darts = Darts {
@@ -175,10 +175,17 @@ fn read_wall_clock() -> Option<u64> {
     (seconds != 0).then_some(u64::from(seconds) * 1_000_000_000)
 }
 
-/// Measures the cost of an event of the trace, and turns the machine off.
-#[cfg(feature = "measure-trace")]
-fn measured(mut emulated_darts: EmulatedDarts<Smmu>) -> EmulatedDarts<Smmu> {
-    emulated_darts.measure_trace();
+/// Measures what events of the trace and the parts of a flush cost, and turns the machine off.
+#[cfg(feature = "measure")]
+fn measured(mut emulated_darts: EmulatedDarts<Smmu>, layout: &MemoryLayout) -> EmulatedDarts<Smmu> {
+    use oche_types::addr::{Gfn, PAGE_BYTES};
+
+    let last = layout.guest.as_slice().last().expect("invariant: the guest has memory");
+    // The guest never starts: its last two pages are free.
+    let [one, other] = [2, 1].map(|pages| {
+        Gfn::containing(last.end - pages * PAGE_BYTES as u64).expect("invariant: a page of RAM")
+    });
+    emulated_darts.measure(one, other);
     firmware::power_off()
 }
 

@@ -70,7 +70,7 @@ fn lint_target(toolchain: Toolchain) -> Result<()> {
     cargo.args(["--quiet", "--profile", el2::PROFILE]);
     cargo.args(TARGET_PACKAGES.iter().flat_map(|package| ["--package", package]));
     cargo
-        .args(["--features", "oche-qemu-virt/panic-on-request"])
+        .args(["--features", "oche-qemu-virt/panic-on-request,oche-qemu-virt/measure"])
         .args(toolchain.target_arguments());
     match toolchain {
         Toolchain::Rustup => {

@@ -13,6 +13,7 @@ mod copied_page;
 mod cpus;
 mod debug;
 mod edu;
+mod exits;
 mod forms;
 mod idle;
 mod mapping;
@@ -55,6 +56,9 @@ impl Guest for Hostile {
         let hidden = Hidden::of(&tree);
         if tree.has_option("hostile=idle") {
             idle::run(hidden);
+        }
+        if tree.has_option("hostile=exits") {
+            exits::run();
         }
         if let Some(seed) = tree.option("random.seed") {
             random::run(seed, tree.option("random.ops").unwrap_or(0));

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
 
@@ -22,6 +22,7 @@ use cases::MapCase;
 use comparison::{CaseFigures, Comparison};
 use devices::DeviceOptions;
 use guest::CompareGuest;
+pub(crate) use recorded::put_tables;
 pub(crate) use run::CountedCase;
 use run::Setup;
 
@@ -110,6 +111,33 @@ pub(crate) fn check_recorded(step: &Step) -> Result<String> {
     let mut comparison = begin(&cases, toolchain, &prepared)?;
     add(&mut comparison, Setup::Oche, &prepared, &cases, step)?;
     recorded::check(&comparison, &recorded::read()?, step)
+}
+
+/// What a case costs.
+#[derive(Clone, Debug)]
+pub(crate) struct MapCost {
+    /// The case's name.
+    pub(crate) case: String,
+    /// Size of a mapping.
+    pub(crate) kib: u32,
+    /// Instructions at EL2 of a map and its unmap.
+    pub(crate) el2: f64,
+}
+
+/// Measures on Oche what each of the cases that are named costs at EL2.
+///
+/// # Errors
+///
+/// Something needed cannot be had, or the run failed.
+pub(crate) fn map_costs(names: &[String], step: &Step) -> Result<Vec<MapCost>> {
+    let cases = MapCase::choose(names)?;
+    let (_, prepared) = guest::prepare(&cases, step)?;
+    let figures = run::measure(&prepared, Setup::Oche, &cases, step)?;
+    let costs = cases.iter().zip(figures).map(|(case, figures)| {
+        let el2 = figures.el2.with_context(|| format!("{case} spends nothing at EL2"))?;
+        Ok(MapCost { case: case.to_string(), kib: case.kib, el2 })
+    });
+    costs.collect()
 }
 
 /// The names of all cases, in the order in which they run.

@@ -37,9 +37,17 @@ pub(super) fn read() -> Result<Comparison> {
 ///
 /// A file cannot be written, or the page has no place for a table.
 pub(super) fn write(comparison: &Comparison) -> Result<()> {
-    let text = with_tables(&page()?, &tables(comparison))?;
-    workspace::write_whole(&path(FIGURES), comparison.json()?.as_bytes())?;
-    write_page(&text)
+    put_tables(&tables(comparison))?;
+    workspace::write_whole(&path(FIGURES), comparison.json()?.as_bytes())
+}
+
+/// Puts each of `tables` into the page that shows what was measured, at the place of its name.
+///
+/// # Errors
+///
+/// The page has no place for a table, or cannot be written.
+pub(crate) fn put_tables(tables: &[(&str, String)]) -> Result<()> {
+    write_page(&with_tables(&page()?, tables)?)
 }
 
 /// What encloses each table in the page, and the table.

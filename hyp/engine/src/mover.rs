@@ -5,6 +5,7 @@
 //! [`Mover::remap`].
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::ops::Range;
 
 use bitfield_struct::bitfield;
@@ -106,11 +107,20 @@ impl CpuTrap {
 /// The end of a list, and an index that is not set.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// A range of guest RAM.
+#[derive(Clone, Copy, Debug)]
+struct RamRange {
+    start: u32,
+    pages: u32,
+    /// The index of the first page's state.
+    first: usize,
+}
+
 /// The states of all pages of guest RAM, and the list of broken pages.
 #[derive(Debug)]
 pub(crate) struct Mover {
-    /// Ranges of guest RAM, ascending, with the index of the first page's state.
-    ranges: Vec<(Range<u32>, usize)>,
+    /// Ranges of guest RAM, the largest first.
+    ranges: Vec<RamRange>,
     states: Vec<PageState>,
     broken: Vec<Gfn>,
     is_flushed: bool,
@@ -123,9 +133,11 @@ impl Mover {
         let mut ranges = Vec::with_capacity(ram.len());
         let mut count = 0;
         for range in ram {
-            ranges.push((range.start.0..range.end.0, count));
-            count += range.end.0.saturating_sub(range.start.0) as usize;
+            let pages = range.end.0.saturating_sub(range.start.0);
+            ranges.push(RamRange { start: range.start.0, pages, first: count });
+            count += pages as usize;
         }
+        ranges.sort_unstable_by_key(|range| Reverse(range.pages));
         let state = PageState {
             away: 0,
             mappings: NONE,
@@ -145,7 +157,7 @@ impl Mover {
 
     /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
     pub(crate) const fn bytes(ranges: usize, pages: usize, max_broken: usize) -> usize {
-        bytes_of::<(Range<u32>, usize)>(ranges)
+        bytes_of::<RamRange>(ranges)
             + bytes_of::<PageState>(pages)
             + bytes_of::<Gfn>(max_broken)
     }
@@ -366,7 +378,9 @@ impl Mover {
     }
 
     fn index(&self, page: Gfn) -> Option<usize> {
-        let (range, first) = self.ranges.iter().find(|(range, _)| range.contains(&page.0))?;
-        Some(first + (page.0 - range.start) as usize)
+        self.ranges.iter().find_map(|range| {
+            let offset = page.0.wrapping_sub(range.start);
+            (offset < range.pages).then(|| range.first + offset as usize)
+        })
     }
 }

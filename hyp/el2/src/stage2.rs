@@ -246,7 +246,10 @@ impl<H: Hardware> Stage2<H> {
     }
 }
 
-impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
+#[expect(unsafe_code, reason = "what CPUs reach rests on this module")]
+// SAFETY: a page is broken before it is remapped elsewhere, and `flush_tlb` returns after a
+// TLBI of all its CPUs has completed, as the break-before-make checker tests.
+unsafe impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
     /// Also returns the error for a page that was never mapped, which is not the guest's.
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         loop {

@@ -17,7 +17,9 @@ use crate::shadow::Shadow;
 /// A machine that does nothing.
 struct Nothing;
 
-impl Memory for Nothing {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: it accesses only memory of the model, which is the test's own.
+unsafe impl Memory for Nothing {
     fn load(&self, _: Hfn, _: usize) -> u64 {
         0
     }
@@ -25,7 +27,9 @@ impl Memory for Nothing {
     fn store_aligned(&mut self, _: Hfn, _: usize, _: u8, _: u64) {}
 }
 
-impl Stage2 for Nothing {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU translates through it but the model's.
+unsafe impl Stage2 for Nothing {
     fn prepare(&mut self, _: Gfn) -> Result<(), OutOfTables> {
         Ok(())
     }
@@ -35,7 +39,9 @@ impl Stage2 for Nothing {
     fn publish(&mut self) {}
 }
 
-impl Iommu for Nothing {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no device translates through it but the model's.
+unsafe impl Iommu for Nothing {
     const CACHES_INVALID_ENTRIES: bool = true;
     const CAN_FORBID_READS: bool = true;
     fn has_windows(&self) -> bool {

@@ -157,9 +157,7 @@ impl Mover {
 
     /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
     pub(crate) const fn bytes(ranges: usize, pages: usize, max_broken: usize) -> usize {
-        bytes_of::<RamRange>(ranges)
-            + bytes_of::<PageState>(pages)
-            + bytes_of::<Gfn>(max_broken)
+        bytes_of::<RamRange>(ranges) + bytes_of::<PageState>(pages) + bytes_of::<Gfn>(max_broken)
     }
 
     /// The state of `page`, or `None` if it is not guest RAM.

@@ -32,7 +32,9 @@ pub struct PlatformHost<I> {
 /// Devices are coherent on both boards, and stage 2 forces the guest's memory to Write-Back if the
 /// CPU can (`oche_el2::stage2`), so a copy needs no cache maintenance. Each access is volatile or
 /// assembly, and is made once; no reference to a page ever exists.
-impl<I> Memory for PlatformHost<I> {
+// SAFETY: a method accesses the page that it is given, word by word or with one loop over it; the
+// assertions keep words and offsets inside.
+unsafe impl<I> Memory for PlatformHost<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
         // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never
@@ -171,7 +173,8 @@ fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
 }
 
-impl<I> Stage2 for PlatformHost<I> {
+// SAFETY: `oche_el2::stage2` keeps the guarantees, as its break-before-make checker tests.
+unsafe impl<I> Stage2 for PlatformHost<I> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         self.stage2.prepare(page)
     }
@@ -193,7 +196,8 @@ impl<I> Stage2 for PlatformHost<I> {
     }
 }
 
-impl<I: Iommu> Iommu for PlatformHost<I> {
+// SAFETY: every call is the board's driver's, which keeps the guarantees.
+unsafe impl<I: Iommu> Iommu for PlatformHost<I> {
     const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
     const CAN_FORBID_READS: bool = I::CAN_FORBID_READS;
 

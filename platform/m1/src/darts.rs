@@ -140,7 +140,11 @@ impl<H: Hardware> Takeover for DartDriver<H> {
     }
 }
 
-impl<H: Hardware> Iommu for DartDriver<H> {
+#[expect(unsafe_code, reason = "the engine's isolation rests on this driver")]
+// SAFETY: an entry names one frame, with the permission and the window asked for. Attaching,
+// blocking and invalidating return after BUSY is clear again, or report that it is not; what was
+// not confirmed is repeated before `is_confirmed` returns true.
+unsafe impl<H: Hardware> Iommu for DartDriver<H> {
     // No source shows that it does not, and every driver flushes after it maps.
     const CACHES_INVALID_ENTRIES: bool = true;
     // Bit 8 of a leaf entry. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_PTE_PROT_NO_READ`.

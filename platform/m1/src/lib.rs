@@ -3,7 +3,6 @@
 //! Nothing here has run on a Mac yet. `docs/m1.md` lists the assumptions that only a Mac can
 //! confirm.
 #![no_std]
-#![forbid(unsafe_code)]
 
 extern crate alloc;
 #[cfg(test)]

@@ -200,7 +200,10 @@ impl Smmu {
     }
 }
 
-impl Iommu for Smmu {
+// SAFETY: an entry names one frame, with the permission asked for. Attaching, blocking and
+// invalidating return after the synchronization that follows their commands, or report that it did
+// not complete.
+unsafe impl Iommu for Smmu {
     // An entry that is not valid is never kept in a TLB. Source: Arm ARM DDI 0487, D8.16; IHI 0070,
     // 3.21.1.
     const CACHES_INVALID_ENTRIES: bool = false;

@@ -197,8 +197,9 @@ fn code() -> Result<String> {
 }
 
 /// The files of [`code`].
-const CODE: [&str; 7] = [
+const CODE: [&str; 8] = [
     "hyp/types",
+    "hyp/host",
     "hyp/engine",
     "hyp/el2/src/stage2.rs",
     "hyp/el2/src/stage2",

@@ -218,7 +218,9 @@ impl Machine {
     }
 }
 
-impl Memory for Machine {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: it accesses only memory of the model, which is the test's own.
+unsafe impl Memory for Machine {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         self.words.set(self.words.get() + 1);
         let Some(bytes) = self.pages.get(&page) else { return 0 };
@@ -246,7 +248,9 @@ impl Memory for Machine {
     }
 }
 
-impl Stage2 for Machine {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU translates through it but the model's.
+unsafe impl Stage2 for Machine {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         if self.unsplittable.contains(&page) {
             return Err(OutOfTables);
@@ -272,7 +276,9 @@ impl Stage2 for Machine {
     fn publish(&mut self) {}
 }
 
-impl Iommu for Machine {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no device translates through it but the model's.
+unsafe impl Iommu for Machine {
     const CACHES_INVALID_ENTRIES: bool = true;
     const CAN_FORBID_READS: bool = true;
 

@@ -11,7 +11,9 @@ use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
 
-impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU translates through it but the model's.
+unsafe impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         let _side = outside();
         self.step();
@@ -61,7 +63,9 @@ impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
     }
 }
 
-impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no device translates through it but the model's.
+unsafe impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
     const CACHES_INVALID_ENTRIES: bool = CACHES_INVALID;
     const CAN_FORBID_READS: bool = true;
 

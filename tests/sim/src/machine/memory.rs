@@ -7,7 +7,9 @@ use oche_engine::host::Memory;
 use oche_types::addr::{Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
 use std::ops::Range;
 
-impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: it accesses only memory of the model, which is the test's own.
+unsafe impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let _side = outside();
         self.touch(8);

@@ -16,7 +16,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Work {
-    /// Boot a stock Debian kernel on Oche in QEMU, let every device do DMA, and check every byte
+    /// Boot a stock Debian kernel on Oche in QEMU, let every device do DMA, check every byte, and
+    /// compare the time of transfers with that of the same machine without Oche
     Demo(demo::DemoOptions),
     /// Boot a kernel, initrd and devices of your own on Oche in QEMU, with a shell on its console
     Run(run::RunOptions),
@@ -29,7 +30,7 @@ enum Work {
     /// Apply what can be mended by itself: lints, form, generated files; list what changed
     Fix(fix::FixOptions),
     /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's
-    /// work (`job`)
+    /// transfers (`job`)
     Measure {
         #[command(subcommand)]
         what: Option<measure::What>,

@@ -41,6 +41,8 @@ pub(crate) fn initramfs(
     initramfs.add_modules(kernel, DEVICE_MODULES)?;
     initramfs.add_modules(kernel, &["virtio_rng"])?;
     initramfs.add_file_of("bin/count", &program::compile_count(folder)?)?;
+    let linear_packets = program::compile_linear_packets(folder)?;
+    initramfs.add_file_of("bin/linear-packets", &linear_packets)?;
     initramfs.set_init(SCRIPT);
     Ok(initramfs)
 }

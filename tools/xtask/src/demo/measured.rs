@@ -111,12 +111,17 @@ fn report_of(
     on_tick: impl FnMut(&mut Running) -> Result<()>,
 ) -> Result<GuestReport> {
     let mut running = Running::start(machine, log)?;
-    let mut report = GuestReport::default();
+    let (mut report, mut is_repeated) = (GuestReport::default(), false);
     let on_line = |_: &mut Running, line: &ConsoleLine| {
         let Some(line) = guest_report::parse(&line.text) else { return Ok(Wish::GoOn) };
         match line {
             ReportLine::Begin(name) => step.detail(&format!("guest: {name}")),
-            ReportLine::Fact("transfer", value) => step.detail(&format!("guest: {value}")),
+            ReportLine::Marker("again") => is_repeated = true,
+            ReportLine::Fact("transfer", value) if !is_repeated => {
+                if let Some((name, cost)) = transfers::parse(value) {
+                    step.line(&format!("guest: {name}, {cost}"));
+                }
+            }
             _ => {}
         }
         report.take(&line);

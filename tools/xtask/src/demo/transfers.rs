@@ -2,6 +2,7 @@
 //! whether the bytes arrived.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -39,6 +40,15 @@ impl TransferCost {
     #[must_use]
     pub fn instructions(&self) -> u64 {
         self.user + self.kernel + self.hypervisor
+    }
+}
+
+impl fmt::Display for TransferCost {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.instructions() {
+            0 => write!(out, "{:.2} s", self.nanoseconds as f64 / 1e9),
+            all => write!(out, "{:.1} million instructions", all as f64 / 1e6),
+        }
     }
 }
 
@@ -158,7 +168,12 @@ mod tests {
     fn a_transfers_cost_is_understood_and_anything_else_is_not() {
         let cost = TransferCost { nanoseconds: 9, user: 1, kernel: 20, hypervisor: 300 };
         assert_eq!(parse("usb-read 9 1 20 300"), Some(("usb-read".into(), cost)));
-        assert_eq!(cost.instructions(), 321);
+        assert_eq!(
+            (cost.instructions(), cost.to_string()),
+            (321, "0.0 million instructions".into())
+        );
+        let timed = TransferCost { nanoseconds: 1_250_000_000, ..TransferCost::default() };
+        assert_eq!(timed.to_string(), "1.25 s");
         for wrong in ["usb-read", "usb-read 9 1 2", "usb-read 9 1 2 3 4", "usb-read 9 1 x 3"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

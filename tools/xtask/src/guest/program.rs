@@ -14,6 +14,8 @@ const HEADERS: [(&str, &str); 2] = [
 ];
 /// The program that a script asks for the time and the counts.
 const COUNT: &str = include_str!("program/count.c");
+/// The program that keeps a network interface from sending out of several buffers.
+const LINEAR_PACKETS: &str = include_str!("program/linear-packets.c");
 
 /// Compiles the program `name` from `source` in `folder`. Returns its path.
 ///
@@ -41,4 +43,13 @@ pub(crate) fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf
 /// As [`compile`].
 pub(crate) fn compile_count(folder: &Path) -> Result<PathBuf> {
     compile(folder, "count", COUNT)
+}
+
+/// Compiles `linear-packets` in `folder`: an interface then sends each packet out of one buffer.
+///
+/// # Errors
+///
+/// As [`compile`].
+pub(crate) fn compile_linear_packets(folder: &Path) -> Result<PathBuf> {
+    compile(folder, "linear-packets", LINEAR_PACKETS)
 }

@@ -21,6 +21,7 @@ void start(long *stack)
 	int has_counters = probe >= 0;
 	char line[64];
 
+	(void)stack;
 	if (has_counters) {
 		call(CLOSE, probe, 0, 0, 0, 0, 0);
 		counters = open_counters();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * What the guest's programs share that measure: system calls, the guest's own performance counters by exception level, its
+ * What the guest's programs share: their start, system calls, the guest's own performance counters by exception level, its
  * clock, and numbers as text. No C library: a few system calls are all that they need.
  *
  * Source of the numbers: the arm64 system call table, perf_event_open(2).
@@ -109,3 +109,8 @@ static void print(const u64 *numbers, int count)
 	}
 	call(WRITE, 1, (long)at, end - at, 0, 0, 0);
 }
+
+/* A program has this function, and gets the number of its arguments and the arguments. */
+void start(long *stack);
+
+asm(".globl _start\n_start: mov x29, #0\n mov x0, sp\n b start\n");

@@ -20,7 +20,8 @@ pub enum What {
     Events,
     /// Instructions that the trace adds to transfers by the demo's devices.
     Job(job::JobOptions),
-    /// Compare a DMA map and unmap on Oche with the same kernel on an SMMUv3, in instructions.
+    /// Compare a DMA map and unmap, or transfers by devices, on Oche and with the same kernel on an
+    /// SMMUv3.
     Compare(compare::CompareOptions),
     /// Name the functions of Oche's that the instructions of a DMA map and unmap, or of a transfer
     /// by a device, go to.

@@ -48,8 +48,8 @@ pub struct CompareOptions {
     /// Boot again for what earlier commands have measured of the devices.
     #[arg(long, requires = "devices")]
     pub anew: bool,
-    /// Run only cases whose name contains WORD, such as `fresh 4 KiB`, or such transfers, such as
-    /// `usb`; may be repeated.
+    /// Run only cases whose name contains WORD, such as `fresh 4 KiB`, or with --devices only such
+    /// transfers, such as `usb`; may be repeated.
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,
     /// Print one JSON document on standard output instead of tables.

@@ -1,8 +1,8 @@
 use std::fs;
 
-use super::{CompiledRow, Profile, Row};
+use super::{CompiledRow, Profile, Row, Sums};
 use crate::measure::profile::counts::Counts;
-use crate::measure::profile::symbols::Symbols;
+use crate::measure::profile::symbols::{Place, Symbols};
 
 const NOP: u32 = 0xd503_201f;
 const BL_TO_NEXT_BUT_ONE: u32 = 0x9400_0002;
@@ -35,6 +35,32 @@ fn each_tables_sum_is_what_was_counted() {
     }
     let file = file!().to_owned();
     assert!(profile.files.iter().any(|row| row.name == file), "{:?}", profile.files);
+}
+
+#[test]
+fn code_that_is_inlined_from_a_library_counts_to_the_function_that_uses_it() {
+    let place = |function: &str, file: &str, line, is_own| Place {
+        function: function.to_owned(),
+        file: file.to_owned(),
+        line,
+        is_own,
+    };
+    let places = [
+        place("read", "library/core/src/ptr/mod.rs", 9, false),
+        place("load", "hyp/engine/src/host.rs", 5, true),
+        place("compare", "hyp/engine/src/tracker.rs", 7, true),
+    ];
+    let mut sums = Sums::default();
+    sums.add(&places, 3);
+    // Nothing of it is Oche's.
+    sums.add(&places[..1], 2);
+    let of = |rows: &[(&str, u64)]| rows.iter().map(|(name, sum)| ((*name).into(), *sum)).collect();
+    assert_eq!(sums.crates, of(&[("hyp/engine", 3), ("library/core", 2)]));
+    let read = "read (library/core/src/ptr/mod.rs)";
+    assert_eq!(sums.functions, of(&[("load (hyp/engine/src/host.rs)", 3), (read, 2)]));
+    assert_eq!(sums.innermost, of(&[(read, 5)]));
+    let lines = [("hyp/engine/src/host.rs:5 load", 3), ("library/core/src/ptr/mod.rs:9 read", 2)];
+    assert_eq!(sums.lines, of(&lines));
 }
 
 #[test]

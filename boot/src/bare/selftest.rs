@@ -26,6 +26,7 @@ use crate::bare::board::Board;
 use crate::bare::prepare::Prepared;
 
 mod probe;
+mod wide_words;
 
 /// Rounds of a measurement.
 const ROUNDS: u64 = 256;
@@ -226,8 +227,10 @@ struct Scratch {
 impl Scratch {
     fn copies(self) {
         fill(self.page, FIRST);
-        let took = ticks(|| (0..ROUNDS).for_each(|_| copy(self.page, self.other)));
+        let took = ticks(|| (0..ROUNDS).for_each(|_| wide_words::copy(self.page, self.other)));
         report_time("memory.copy-4k", took, ROUNDS);
+        let agree = wide_words::agree(self.page, self.other);
+        print_line("memory.wide-words", PAGE, "bytes", agree);
     }
 
     /// Whether a CPU with its caches off sees the stores of one with caches on, with maintenance
@@ -373,10 +376,4 @@ fn words(page: u64) -> &'static [core::sync::atomic::AtomicU64] {
 
 fn fill(page: u64, value: u64) {
     words(page).iter().for_each(|word| word.store(value, Ordering::Relaxed));
-}
-
-fn copy(from: u64, to: u64) {
-    for (from, to) in words(from).iter().zip(words(to)) {
-        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
 }

@@ -7,7 +7,8 @@
 //! round.
 //!
 //! ```text
-//! vectors -> trap -> device::hw -> Platform::access_device
+//! vectors -> trap -> Platform::access_dart
+//!                 |-> device::hw -> Platform::access_device
 //!                 |-> Platform::access_trapped_page -> trapped_page::hw
 //!                 \-> smp (PSCI), fiq::hw, inject::hw
 //! ```
@@ -74,3 +75,4 @@ pub mod trap;
 pub mod trapped_page;
 #[cfg(target_os = "none")]
 pub mod vectors;
+pub mod words;

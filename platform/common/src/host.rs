@@ -1,11 +1,11 @@
 //! The engine's [`Host`](oche_engine::host::Host) on a machine: guest memory through EL2's identity
 //! map, stage 2, the board's IOMMU, and the trace.
 
-use core::arch::asm;
 use core::ops::Range;
 
 use oche_el2::stage2::Stage2 as CpuTables;
 use oche_el2::tlb::Cpus;
+use oche_el2::words;
 use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
     TraceSink,
@@ -31,9 +31,9 @@ pub struct PlatformHost<I> {
 ///
 /// Devices are coherent on both boards, and stage 2 forces the guest's memory to Write-Back if the
 /// CPU can (`oche_el2::stage2`), so a copy needs no cache maintenance. Each access is volatile or
-/// assembly, and is made once; no reference to a page ever exists.
-// SAFETY: a method accesses the page that it is given, word by word or with one loop over it; the
-// assertions keep words and offsets inside.
+/// made by [`words`]; no reference to a page ever exists.
+// SAFETY: a method accesses the page that it is given, word by word or all of it; the assertions
+// keep words and offsets inside.
 unsafe impl<I> Memory for PlatformHost<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
@@ -68,106 +68,34 @@ unsafe impl<I> Memory for PlatformHost<I> {
         }
     }
 
-    fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
-        assert!(words.end <= PAGE_WORDS, "words of a page");
-        let differs = |word: &usize| self.load(one, *word) != self.load(other, *word);
-        // Compares two words at a time in the middle, because most words are equal.
-        let pairs = words.start.next_multiple_of(2)..words.end & !1;
-        if pairs.len() < 4 {
-            return words.into_iter().find(differs);
-        }
-        let before = (words.start..pairs.start).find(differs);
-        before.or_else(|| {
-            let equal = equal_pairs(
-                word_pointer(one, pairs.start),
-                word_pointer(other, pairs.start),
-                pairs.len() / 2,
-            );
-            let at = pairs.start + 2 * equal;
-            if at == pairs.end {
-                return (at..words.end).find(differs);
-            }
-            // It may have become equal since.
-            (at..at + 2).find(differs).or(Some(at))
-        })
+    fn first_difference(&self, one: Hfn, other: Hfn, range: Range<usize>) -> Option<usize> {
+        assert!(range.end <= PAGE_WORDS, "words of a page");
+        // SAFETY: as for `load`; the words are those of two pages.
+        unsafe { words::first_difference(word_pointer(one, 0), word_pointer(other, 0), range) }
     }
 
-    /// A pair is two single-copy atomic words. Source: Arm ARM DDI 0487, B2.2.1.
+    fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
+        // SAFETY: as for `load`; `known` is borrowed, so nothing writes it.
+        unsafe { words::first_difference(word_pointer(page, 0), known.as_ptr(), word..PAGE_WORDS) }
+    }
+
+    fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
+        // SAFETY: as for `load`; the words are those of a page.
+        unsafe { words::first_other(word_pointer(page, 0), value, word..PAGE_WORDS) }
+    }
+
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
-        let (from, to) = (word_pointer(from, 0), word_pointer(to, 0));
-        // SAFETY: as for `load` and `store`; exactly one page is read and one is written.
-        unsafe {
-            asm!(
-                "2:",
-                "ldp {a}, {b}, [{from}], #16",
-                "ldp {c}, {d}, [{from}], #16",
-                "ldp {e}, {f}, [{from}], #16",
-                "ldp {g}, {h}, [{from}], #16",
-                "stp {a}, {b}, [{to}], #16",
-                "stp {c}, {d}, [{to}], #16",
-                "stp {e}, {f}, [{to}], #16",
-                "stp {g}, {h}, [{to}], #16",
-                "subs {left}, {left}, #64",
-                "b.ne 2b",
-                from = inout(reg) from => _,
-                to = inout(reg) to => _,
-                left = inout(reg) PAGE_BYTES => _,
-                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
-                options(nostack)
-            );
-        }
+        // SAFETY: as for `load` and `store`. Nothing is copied onto itself: pages are whole.
+        unsafe { words::copy_page(word_pointer(from, 0), word_pointer(to, 0)) }
     }
 
     fn fill_page(&mut self, page: Hfn, value: u64) {
-        let to = word_pointer(page, 0);
-        // SAFETY: as for `store`; exactly one page is written.
-        unsafe {
-            asm!(
-                "2:",
-                "stp {value}, {value}, [{to}], #16",
-                "stp {value}, {value}, [{to}], #16",
-                "stp {value}, {value}, [{to}], #16",
-                "stp {value}, {value}, [{to}], #16",
-                "subs {left}, {left}, #64",
-                "b.ne 2b",
-                to = inout(reg) to => _,
-                left = inout(reg) PAGE_BYTES => _,
-                value = in(reg) value,
-                options(nostack)
-            );
-        }
+        // SAFETY: as for `store`.
+        unsafe { words::fill_page(word_pointer(page, 0), value) }
     }
 }
 
-/// The number of equal pairs of words, of at least one and at most `pairs`, before the first that
-/// differs. `one` and `other` point at even words that are followed by so many pairs in their
-/// pages.
-fn equal_pairs(one: *mut u64, other: *mut u64, pairs: usize) -> usize {
-    let mut left = pairs;
-    // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is
-    // written.
-    unsafe {
-        asm!(
-            "2:",
-            "ldp {a}, {b}, [{one}], #16",
-            "ldp {c}, {d}, [{other}], #16",
-            "cmp {a}, {c}",
-            "ccmp {b}, {d}, #0, eq",
-            "b.ne 3f",
-            "subs {left}, {left}, #1",
-            "b.ne 2b",
-            "3:",
-            one = inout(reg) one => _,
-            other = inout(reg) other => _,
-            left = inout(reg) left,
-            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-            options(nostack, readonly)
-        );
-    }
-    pairs - left
-}
-
+#[inline]
 fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
     assert!(word < PAGE_WORDS, "a word of a page");
     core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
@@ -245,6 +173,7 @@ unsafe impl<I: Iommu> Iommu for PlatformHost<I> {
 }
 
 impl<I> TraceSink for PlatformHost<I> {
+    #[inline(always)]
     fn event(&mut self, event: Event) {
         self.recorder.record(&event);
     }

@@ -306,13 +306,14 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
 }
 
 /// Lines of the self-test, and how they end here.
-const SELFTEST: [(&str, &str); 22] = [
+const SELFTEST: [(&str, &str); 23] = [
     ("oche.version", " m1 -"),
     ("machine.cpus", "2 CPUs -"),
     ("cpu.e2h", "1 HCR_EL2.E2H ok"),
     ("cpu.stage2-4k", " ok"),
     ("apple.ctrr", "skipped: not Apple's CPU"),
     ("memory.copy-4k", " ns -"),
+    ("memory.wide-words", " bytes ok"),
     ("cache.uncached-sees-cleaned", " ok"),
     ("hvc.round-trip", " ns -"),
     ("stage2.page-away-and-home", " ok"),

@@ -1,13 +1,13 @@
 //! Stage-2 faults, and the trait through which a platform handles them.
 
-use oche_trace::statistics::Exit;
+use oche_types::dart::stream::DartId;
 
 use crate::callers;
 use crate::device::IoResult;
 use crate::frame::TrapFrame;
 use crate::percpu;
 use crate::stage2::Lookup;
-use crate::syndrome::{Abort, Transfer};
+use crate::syndrome::{Abort, Exception, Transfer};
 
 /// How the guest continues after a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,29 @@ pub enum Resume {
 
 /// A board's handling of accesses that stage 2 refuses. Called on any CPU, also concurrently.
 pub trait Platform: Sync {
-    /// Carries out a load of `bytes` bytes (1, 2, 4 or 8) at guest-physical `address`, which stage
-    /// 2 does not map, or a store of `write` there.
+    /// The DART whose registers are at guest-physical `address`, and the offset in them, in bytes.
+    /// Stage 2 does not map the registers of a DART that is emulated.
+    fn dart_at(&self, address: u64) -> Option<(DartId, u64)>;
+    /// Carries out a load of `bytes` bytes (1, 2, 4 or 8) at `offset` of a DART's registers, or a
+    /// store of `write` there.
     ///
     /// # Errors
     ///
-    /// [`IoError::NoRegister`] if no device is there, or the error that makes the guest repeat the
-    /// access.
+    /// [`IoError::NoRegister`](crate::device::IoError::NoRegister) if no register supports the
+    /// access, or the error that makes the guest repeat it.
+    fn access_dart(
+        &'static self,
+        context: TrapContext,
+        dart: (DartId, u64),
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult;
+    /// As [`Self::access_dart`], at guest-physical `address`, which stage 2 does not map and which
+    /// is not in a DART's registers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::access_dart`]; also if no device is there.
     fn access_device(
         &'static self,
         context: TrapContext,
@@ -39,9 +55,6 @@ pub trait Platform: Sync {
     ) -> IoResult;
     /// Handles an access to a trapped page: see `trapped_page::hw::on_fault`.
     fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume;
-    /// The kind of exit as which an access at guest-physical `address`, which stage 2 does not map,
-    /// is counted: an access to a DART's register, or another.
-    fn exit_at(&self, address: u64) -> Exit;
     /// Ends or continues this CPU's step: see `trapped_page::hw::on_step`.
     fn step_ended(
         &'static self,
@@ -114,6 +127,17 @@ impl Stage2Fault {
 }
 
 impl MmioAccess {
+    /// The access of a translation fault, if the syndrome describes it completely: most accesses to
+    /// devices.
+    #[inline]
+    pub fn of(exception: &Exception, frame: &TrapFrame) -> Option<Self> {
+        let transfer = exception.described_translation_fault()?;
+        let write =
+            exception.is_write().then(|| transfer.stored(frame.register(transfer.register)));
+        let address = exception.hpfar_page() | exception.far & 0xfff;
+        Some(Self { address, width_log2: transfer.width_log2, write, transfer })
+    }
+
     /// Completes a load with `value`.
     pub fn answer(&self, frame: &mut TrapFrame, value: u64) {
         frame.set_register(self.transfer.register, self.transfer.loaded(value));

@@ -113,6 +113,17 @@ pub struct Transfer {
 }
 
 impl Transfer {
+    /// The transfer that an ISS with `ISV` describes.
+    #[inline]
+    fn of(iss: u64) -> Self {
+        Self {
+            width_log2: (iss >> 22 & 3) as u8,
+            register: (iss >> 16 & 31) as u8,
+            sign_extends: iss >> 21 & 1 != 0,
+            is_sixty_four: iss >> 15 & 1 != 0,
+        }
+    }
+
     /// What a load puts into the register when the device answers `value`. Source: the same manual,
     /// Extends a loaded value according to `SSE` and `SF`: to 64 bits, or to 32 bits with the upper
     /// half zero.
@@ -161,6 +172,22 @@ impl Exception {
         abort.on_table_walk || abort.status == FaultStatus::Translation
     }
 
+    /// The register access of a stage-2 translation fault that the ISS describes completely: it is
+    /// neither a walk of stage 1 nor cache maintenance, and `FAR_EL2` is valid. [`Self::class`]
+    /// gives the same; this is one comparison.
+    #[inline]
+    pub fn described_translation_fault(&self) -> Option<Transfer> {
+        // EC, ISV, FnV, CM, S1PTW, and DFSC without the level.
+        const MASK: u64 = 0x3f << 26 | 1 << 24 | 1 << 10 | 1 << 8 | 1 << 7 | 0b1111 << 2;
+        const EXPECTED: u64 = 0x24 << 26 | 1 << 24 | 0b0001 << 2;
+        (self.syndrome & MASK == EXPECTED).then(|| Transfer::of(self.syndrome))
+    }
+
+    /// Whether the access of a data abort was a write (`WnR`).
+    pub fn is_write(&self) -> bool {
+        self.syndrome >> 6 & 1 != 0
+    }
+
     fn abort(&self, is_data: bool) -> Abort {
         let iss = self.syndrome;
         let status = (iss & 0x3f) as u8;
@@ -172,16 +199,11 @@ impl Exception {
         let has_transfer = is_data && iss >> 24 & 1 != 0;
         Abort {
             status: cause,
-            is_write: is_data && iss >> 6 & 1 != 0,
+            is_write: is_data && self.is_write(),
             on_table_walk: iss >> 7 & 1 != 0,
             is_cache_maintenance: is_data && iss >> 8 & 1 != 0,
             far_invalid: iss >> 10 & 1 != 0,
-            transfer: has_transfer.then_some(Transfer {
-                width_log2: (iss >> 22 & 3) as u8,
-                register: (iss >> 16 & 31) as u8,
-                sign_extends: iss >> 21 & 1 != 0,
-                is_sixty_four: iss >> 15 & 1 != 0,
-            }),
+            transfer: has_transfer.then(|| Transfer::of(iss)),
         }
     }
 }
@@ -215,6 +237,39 @@ mod tests {
         assert_eq!(abort.transfer, None);
         assert_eq!(abort.status, FaultStatus::Permission);
         assert!(abort.is_write);
+    }
+
+    #[test]
+    fn a_comparison_finds_the_transfers_that_the_class_gives() {
+        let mut described = 0;
+        for class in 0..64_u64 {
+            // ISV, SAS, SSE, SRT and SF as they come; FnV, CM, S1PTW and WnR in all combinations.
+            for bits in 0..1 << 11 {
+                let iss = (bits & 0x3f)
+                    | (bits >> 6 & 3) << 6
+                    | (bits >> 8 & 1) << 8
+                    | (bits >> 9 & 1) << 10
+                    | (bits >> 10 & 1) << 24
+                    | 0x2e_8000;
+                let exception =
+                    Exception { syndrome: class << 26 | 1 << 25 | iss, far: 0, hpfar: 0 };
+                let expected = match exception.class() {
+                    Class::DataAbort(abort)
+                        if abort.status == FaultStatus::Translation
+                            && !abort.on_table_walk
+                            && !abort.far_invalid
+                            && !abort.is_cache_maintenance =>
+                    {
+                        abort.transfer
+                    }
+                    _ => None,
+                };
+                assert_eq!(exception.described_translation_fault(), expected, "{iss:#x}");
+                described += usize::from(expected.is_some());
+            }
+        }
+        // Four levels, loads and stores.
+        assert_eq!(described, 8);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use oche_engine::host::CpuAccess;
 use oche_trace::statistics::Exit;
 use oche_types::addr::Gfn;
 
-use crate::fault::{Platform, Resume, Stage2Fault, TrapContext};
+use crate::fault::{MmioAccess, Platform, Resume, Stage2Fault, TrapContext};
 use crate::frame::TrapFrame;
 use crate::inject::Reason;
 use crate::inject::hw::inject;
@@ -45,18 +45,46 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     let frame = unsafe { &mut *frame };
     let exception =
         Exception { syndrome: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
+    if !on_dart_register(&exception, frame) {
+        on_other(&exception, frame);
+    }
+    fiq::hw::before_return();
+}
+
+/// Handles the most frequent exit, an access to a DART's registers that the syndrome describes.
+/// Returns false if the exception is another. No lookup in stage 2 is needed: it does not map these
+/// registers.
+#[inline]
+fn on_dart_register(exception: &Exception, frame: &mut TrapFrame) -> bool {
+    let Some(platform) = PLATFORM.get() else { return false };
+    let Some(access) = MmioAccess::of(exception, frame) else { return false };
+    let Some(dart) = platform.dart_at(access.address) else { return false };
+    if step::hw::is_stepping() {
+        return false;
+    }
+    percpu::this().exits.count(Exit::DartRegister);
+    let bytes = 1 << access.width_log2;
+    let answer = platform.access_dart(TrapContext::of(frame), dart, bytes, access.write);
+    let is_write = access.write.is_some();
+    let resume = device::hw::complete(&access, frame, answer);
+    go_on(resume, exception, frame, if is_write { Reason::Store } else { Reason::Load });
+    true
+}
+
+/// Handles any other synchronous exception.
+#[inline(never)]
+fn on_other(exception: &Exception, frame: &mut TrapFrame) {
     let exits = &percpu::this().exits;
-    let ended_step = if step::hw::is_stepping() { end_step(&exception, frame) } else { None };
+    let ended_step = if step::hw::is_stepping() { end_step(exception, frame) } else { None };
     match ended_step {
         Some(exit) => exits.count(exit),
         None => {
-            let trap = Trap::of(&exception);
+            let trap = Trap::of(exception);
             // Counted before it is handled, because a call may stop the CPU or the machine.
             exits.count(trap.exit());
-            on_trap(trap, &exception, frame);
+            on_trap(trap, exception, frame);
         }
     }
-    fiq::hw::before_return();
 }
 
 /// How a synchronous exception is to be handled.
@@ -135,7 +163,8 @@ impl Trap {
             Self::Execute(..) => Exit::Execute,
             Self::Fault(Stage2Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
             Self::Fault(fault) => {
-                PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address))
+                let dart = PLATFORM.get().and_then(|platform| platform.dart_at(fault.address));
+                if dart.is_some() { Exit::DartRegister } else { Exit::Device }
             }
             Self::Refused(_) => Exit::Device,
             Self::HypervisorCall => Exit::HypervisorCall,
@@ -215,14 +244,23 @@ fn on_stage2_fault(fault: &Stage2Fault, exception: &Exception, frame: &mut TrapF
         (Some(platform), Lookup::Unmapped | Lookup::Broken) => {
             let context = TrapContext::of(frame);
             device::hw::on_fault(fault, frame, |address, bytes, write| {
-                platform.access_device(context, address, bytes, write)
+                match platform.dart_at(address) {
+                    Some(dart) => platform.access_dart(context, dart, bytes, write),
+                    None => platform.access_device(context, address, bytes, write),
+                }
             })
         }
     };
+    go_on(resume, exception, frame, reason(&fault.abort, fault.is_fetch));
+}
+
+/// Lets the guest continue; `reason` is that of an abort.
+#[inline]
+fn go_on(resume: Resume, exception: &Exception, frame: &mut TrapFrame, reason: Reason) {
     match resume {
         Resume::Next => frame.advance(),
         Resume::Same => {}
-        Resume::Abort => inject(reason(&fault.abort, fault.is_fetch), exception, frame),
+        Resume::Abort => inject(reason, exception, frame),
     }
 }
 

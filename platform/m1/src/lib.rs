@@ -17,3 +17,4 @@ pub mod nvme;
 pub mod ownership;
 pub mod power;
 pub mod screen;
+pub mod windows;

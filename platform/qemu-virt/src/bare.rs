@@ -30,7 +30,6 @@ use oche_qemu_virt::iommu_map::{Choice, IommuMap};
 use oche_qemu_virt::memory::DARTS;
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
-use oche_trace::statistics::Exit;
 use oche_types::dart::stream::{DartId, STREAMS};
 use oche_types::range::PhysRange;
 
@@ -211,6 +210,20 @@ struct Virt {
 }
 
 impl Platform for Virt {
+    fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
+        dart_at(address)
+    }
+
+    fn access_dart(
+        &'static self,
+        context: TrapContext,
+        (dart, offset): (DartId, u64),
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
+        self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
+    }
+
     fn access_device(
         &'static self,
         context: TrapContext,
@@ -218,20 +231,15 @@ impl Platform for Virt {
         bytes: usize,
         write: Option<u64>,
     ) -> IoResult {
-        if port::WINDOW.contains(address) {
-            let offset = address - port::WINDOW.start;
-            return self.emulated_darts.lock().access_port(context, offset, bytes, write);
+        if !port::WINDOW.contains(address) {
+            return Err(IoError::NoRegister);
         }
-        let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
-        self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
+        let offset = address - port::WINDOW.start;
+        self.emulated_darts.lock().access_port(context, offset, bytes, write)
     }
 
     fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
-    }
-
-    fn exit_at(&self, address: u64) -> Exit {
-        if dart_at(address).is_some() { Exit::DartRegister } else { Exit::Device }
     }
 
     fn step_ended(

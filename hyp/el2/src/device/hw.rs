@@ -5,7 +5,7 @@
 use core::arch::{asm, global_asm};
 
 use crate::device::{self, IoError, IoResult, Part, Vectors};
-use crate::fault::{Resume, Stage2Fault};
+use crate::fault::{MmioAccess, Resume, Stage2Fault};
 use crate::frame::TrapFrame;
 use crate::guest_registers::hw::FrameRegisters;
 use crate::translation;
@@ -18,11 +18,11 @@ pub fn on_fault(
     mut device: impl FnMut(u64, usize, Option<u64>) -> IoResult,
 ) -> Resume {
     if let Some(access) = fault.mmio(frame) {
-        let answer = device(access.address, 1 << access.width_log2, access.write);
-        if let (Ok(value), None) = (answer, access.write) {
-            access.answer(frame, value);
-        }
-        return resume(answer.map(|_| ()));
+        return complete(
+            &access,
+            frame,
+            device(access.address, 1 << access.width_log2, access.write),
+        );
     }
     if fault.is_fetch || fault.abort.on_table_walk || fault.abort.is_cache_maintenance {
         return Resume::Abort;
@@ -40,6 +40,14 @@ pub fn on_fault(
     let page = fault.address & !0xfff;
     let answer = |part: Part| device(page | part.offset as u64, part.bytes, part.write);
     resume(device::carry_out(instruction, fault.far, &mut FrameRegisters { frame }, answer))
+}
+
+/// Completes an access with a device's answer.
+pub fn complete(access: &MmioAccess, frame: &mut TrapFrame, answer: IoResult) -> Resume {
+    if let (Ok(value), None) = (answer, access.write) {
+        access.answer(frame, value);
+    }
+    resume(answer.map(|_| ()))
 }
 
 /// How the guest continues after an access.

@@ -12,9 +12,9 @@ use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
+use oche_m1::windows::DartWindows;
 use oche_platform::emulated_darts::EmulatedDarts;
 use oche_platform::recorder::{Description, Device};
-use oche_trace::statistics::Exit;
 use oche_types::dart::registers::{STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
@@ -79,7 +79,7 @@ pub(super) fn describe(all: &[DartNode]) -> Description {
 
 /// The board at run time. The guest's DMA is behind one lock.
 pub(super) struct M1Platform {
-    windows: Vec<PhysRange>,
+    windows: DartWindows,
     emulated_darts: SpinLock<EmulatedDarts<DartDriver<MappedDarts>>>,
     /// Only used while the lock of `emulated_darts` is held.
     ownership: SpinLock<Ownership>,
@@ -93,7 +93,7 @@ impl M1Platform {
         ownership: Ownership,
         controller: Option<Controller>,
     ) -> Self {
-        let windows = candidates(all).map(|(_, dart)| dart.registers).collect();
+        let windows = DartWindows::of(all);
         Self {
             windows,
             emulated_darts: SpinLock::new(emulated_darts),
@@ -102,13 +102,8 @@ impl M1Platform {
         }
     }
 
-    fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
-        let index = self.windows.iter().position(|window| window.contains(address))?;
-        Some((DartId::new(index)?, address - self.windows.get(index)?.start))
-    }
-
     /// Carries out an access to a DART, on the hardware or on the emulated one.
-    fn access_dart(&self, context: TrapContext, access: &DartAccess) -> IoResult {
+    fn access(&self, context: TrapContext, access: &DartAccess) -> IoResult {
         let DartAccess { dart, offset, bytes, write } = *access;
         let mut emulated_darts = self.emulated_darts.lock();
         let mut ownership = self.ownership.lock();
@@ -152,6 +147,20 @@ fn pass_through(
 }
 
 impl Platform for M1Platform {
+    fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
+        self.windows.dart_at(address)
+    }
+
+    fn access_dart(
+        &'static self,
+        context: TrapContext,
+        (dart, offset): (DartId, u64),
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
+        self.access(context, &DartAccess { dart, offset, bytes, write })
+    }
+
     fn access_device(
         &'static self,
         context: TrapContext,
@@ -159,9 +168,6 @@ impl Platform for M1Platform {
         bytes: usize,
         write: Option<u64>,
     ) -> IoResult {
-        if let Some((dart, offset)) = self.dart_at(address) {
-            return self.access_dart(context, &DartAccess { dart, offset, bytes, write });
-        }
         let mut emulated_darts = self.emulated_darts.lock();
         if WINDOW.contains(address) {
             return emulated_darts.access_port(context, address - WINDOW.start, bytes, write);
@@ -172,10 +178,6 @@ impl Platform for M1Platform {
 
     fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
-    }
-
-    fn exit_at(&self, address: u64) -> Exit {
-        if self.dart_at(address).is_some() { Exit::DartRegister } else { Exit::Device }
     }
 
     fn step_ended(

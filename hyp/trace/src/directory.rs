@@ -29,7 +29,9 @@ use crate::record::RECORD_BYTES;
 use crate::statistics::{Exit, NAME_BYTES, Statistics};
 use crate::words::{Text, Words, halves, pair};
 
-pub use counters::{Counter, counters, cpu_counters, max_counters, publish_statistics};
+pub use counters::{
+    Counter, ENGINE_COUNTERS, counters, cpu_counters, max_counters, store_statistics,
+};
 pub use layout::{
     ALIGNMENT, CONTROL, DESCRIPTION_BYTES, DIRECTORY_BYTES, DirectoryError, Layout, MAGIC,
     MAX_COUNTERS, MAX_CPUS, MAX_DEVICES, PREVIOUS_MAGIC, VERSION,

@@ -66,7 +66,7 @@ impl Record {
     /// Packs `event`. Numbers that do not fit are shown as the most that does (a frame has 16384
     /// bytes, and `LiveMove::merged_bytes` is at most 32767); of a program counter bits 47:0 and 63
     /// are kept.
-    #[inline]
+    #[inline(always)]
     pub fn new(stamp: Stamp, event: &Event) -> Self {
         let Packed { kind, dart, stream, detail, payload, code } = pack(event);
         let upper = if stamp.program_counter >> 63 != 0 { PC_UPPER } else { 0 };

@@ -3,15 +3,23 @@
 //! Both are lists of a name and a number, declared once, here. The trace directory carries the
 //! names beside the numbers (see [`crate::directory`]), so that readers need no list of their own.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use oche_types::event::{Event, Placement, Refusal};
 use oche_types::events;
 
 /// Most bytes in a counter's name.
 pub const NAME_BYTES: usize = 24;
 
-/// Declares a struct of `u64` counters and the list of their names.
+/// Declares a struct of `u64` counters, the list of their names, and their places in it.
 macro_rules! counters {
     ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
+        #[expect(non_camel_case_types, reason = "named as the counters are")]
+        #[derive(Clone, Copy)]
+        enum Place {
+            $($field,)*
+        }
+
         $(#[$outer])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name {
@@ -27,12 +35,18 @@ macro_rules! counters {
             pub fn values(&self) -> [u64; Self::NAMES.len()] {
                 [$(self.$field),*]
             }
+
+            /// The counters with `values`, in the order of [`Self::NAMES`].
+            fn of([$($field),*]: [u64; Self::NAMES.len()]) -> Self {
+                Self { $($field),* }
+            }
         }
     };
 }
 
 counters! {
-    /// What the engine did since the start. Counts only grow, but for the `mapped_now` gauge.
+    /// What the engine did since the start. Counts only grow, but for the `mapped_now` gauge:
+    /// [`LiveStatistics`] counts.
     Statistics {
         /// Register reads by the guest.
         register_reads,
@@ -46,7 +60,7 @@ counters! {
         maps,
         /// Pages that ceased to be.
         unmaps,
-        /// Pages that were reachable when [`Self::balance`] was called last: `maps` less `unmaps`.
+        /// Pages that are reachable: `maps` less `unmaps`, as of [`LiveStatistics::balance`].
         mapped_now,
         /// Bytes that were mapped directly, in all.
         bytes_direct,
@@ -113,13 +127,13 @@ counters! {
     }
 }
 
-/// A counter, or one of those that a field chooses from.
-macro_rules! counter {
-    ($statistics:ident $counter:ident) => {
-        &mut $statistics.$counter
+/// Where a counter is, or one of those that a field chooses from.
+macro_rules! place {
+    ($counter:ident) => {
+        Place::$counter
     };
-    ($statistics:ident $counter:ident $by:ident) => {
-        $statistics.$counter($by)
+    ($counter:ident $by:ident) => {
+        $counter($by)
     };
 }
 
@@ -135,17 +149,14 @@ macro_rules! counts {
         text($($text:tt)*)
         counts($($counter:ident $([$by:ident])? += $amount:expr),* $(,)?)
     )*) => {
-        impl Statistics {
-            /// Takes note of `event`.
-            #[inline]
-            pub fn count(&mut self, event: &Event) {
-                let statistics = self;
-                match *event {
-                    $(Event::$kind { $($field),* } => {
-                        let _ = ($($field,)*);
-                        $(add(counter!(statistics $counter $($by)?), $amount);)*
-                    })*
-                }
+        /// Calls `add` for each counter that `event` moves, with the number to add.
+        #[inline(always)]
+        fn count(event: &Event, add: impl Fn(Place, u64)) {
+            match *event {
+                $(Event::$kind { $($field),* } => {
+                    let _ = ($($field,)*);
+                    $(add(place!($counter $($by)?), $amount);)*
+                })*
             }
         }
     };
@@ -153,42 +164,69 @@ macro_rules! counts {
 
 events!(counts);
 
-impl Statistics {
-    /// Brings [`Self::mapped_now`] up to date: once before somebody looks, which spares each event
-    /// the work.
+/// The counters in memory that readers see while the engine counts. One CPU at a time counts, and
+/// no other access is ordered by them, so an addition needs no atomic instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveStatistics<'a>(&'a [AtomicU64; Statistics::NAMES.len()]);
+
+impl<'a> LiveStatistics<'a> {
+    /// Counts in `words`, from what they hold.
+    pub const fn new(words: &'a [AtomicU64; Statistics::NAMES.len()]) -> Self {
+        Self(words)
+    }
+
+    /// Takes note of `event`. Inlined, as [`RingWriter::record`](crate::ring::RingWriter::record).
+    #[inline(always)]
+    pub fn count(&self, event: &Event) {
+        // Counters of 64 bits do not overflow in a machine's life; wrapping spares each event a
+        // check.
+        count(event, |place, number| self.set(place, self.get(place).wrapping_add(number)));
+    }
+
+    /// Brings `mapped_now` up to date: once a trap, which spares each event the work.
     #[inline]
-    pub fn balance(&mut self) {
-        self.mapped_now = self.maps.saturating_sub(self.unmaps);
+    pub fn balance(&self) {
+        self.set(Place::mapped_now, self.get(Place::maps).saturating_sub(self.get(Place::unmaps)));
     }
 
-    fn bytes_of(&mut self, placement: Placement) -> &mut u64 {
-        match placement {
-            Placement::Direct => &mut self.bytes_direct,
-            Placement::Migrated => &mut self.bytes_migrated,
-            Placement::Bounce => &mut self.bytes_bounce,
-        }
+    /// The counters as they are.
+    pub fn read(&self) -> Statistics {
+        Statistics::of(self.0.each_ref().map(|word| u64::from_le(word.load(Ordering::Relaxed))))
     }
 
-    fn refused_for(&mut self, reason: Refusal) -> &mut u64 {
-        match reason {
-            Refusal::PoolExhausted => &mut self.refused_pool,
-            Refusal::NotGuestMemory => &mut self.refused_not_memory,
-            Refusal::DeviceNotDirect => &mut self.refused_device,
-            Refusal::SubPageWindow => &mut self.refused_window,
-            Refusal::TooManyAliases => &mut self.refused_aliases,
-            Refusal::TableNotGuestMemory => &mut self.refused_table,
-            Refusal::TooManyTables => &mut self.refused_tables_full,
-            Refusal::TooManyDomains => &mut self.refused_domains_full,
-            Refusal::OutOfStage2Tables => &mut self.refused_stage2,
-            Refusal::NotTrappable => &mut self.refused_not_trappable,
-            Refusal::MixedPermission => &mut self.refused_permission,
-        }
+    #[inline]
+    fn get(&self, place: Place) -> u64 {
+        u64::from_le(self.0[place as usize].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn set(&self, place: Place, value: u64) {
+        self.0[place as usize].store(value.to_le(), Ordering::Relaxed);
     }
 }
 
-/// Counters of 64 bits do not overflow in a machine's life; wrapping spares each event a check.
-fn add(counter: &mut u64, number: u64) {
-    *counter = counter.wrapping_add(number);
+fn bytes_of(placement: Placement) -> Place {
+    match placement {
+        Placement::Direct => Place::bytes_direct,
+        Placement::Migrated => Place::bytes_migrated,
+        Placement::Bounce => Place::bytes_bounce,
+    }
+}
+
+fn refused_for(reason: Refusal) -> Place {
+    match reason {
+        Refusal::PoolExhausted => Place::refused_pool,
+        Refusal::NotGuestMemory => Place::refused_not_memory,
+        Refusal::DeviceNotDirect => Place::refused_device,
+        Refusal::SubPageWindow => Place::refused_window,
+        Refusal::TooManyAliases => Place::refused_aliases,
+        Refusal::TableNotGuestMemory => Place::refused_table,
+        Refusal::TooManyTables => Place::refused_tables_full,
+        Refusal::TooManyDomains => Place::refused_domains_full,
+        Refusal::OutOfStage2Tables => Place::refused_stage2,
+        Refusal::NotTrappable => Place::refused_not_trappable,
+        Refusal::MixedPermission => Place::refused_permission,
+    }
 }
 
 /// Declares [`Exit`] and the list of its counters' names.
@@ -277,14 +315,15 @@ mod tests {
         let dart = DartId::new(0).unwrap();
         let at = Place { dart, stream: StreamId::new(1).unwrap(), iova: IovaPage(7) };
         let permission = Permission::READ_WRITE;
-        let mut counted = Statistics::default();
+        let words = [const { AtomicU64::new(0) }; Statistics::NAMES.len()];
+        let counted = LiveStatistics::new(&words);
         counted.count(&Event::Map { at, page: Gfn(9), permission, placement: Placement::Migrated });
         counted.count(&Event::Map { at, page: Gfn(8), permission, placement: Placement::Direct });
         counted.count(&Event::Moved { page: Gfn(9), to: Hfn(100) });
         counted.count(&Event::Unmap { at, page: Gfn(9) });
         counted.count(&Event::Moved { page: Gfn(9), to: Gfn(9).home() });
         counted.count(&Event::Refused { at, page: Gfn(1), reason: Refusal::TooManyDomains });
-        assert_eq!(counted.mapped_now, 0);
+        assert_eq!(counted.read().mapped_now, 0);
         counted.balance();
         let expected = Statistics {
             maps: 2,
@@ -298,7 +337,7 @@ mod tests {
             refused_domains_full: 1,
             ..Statistics::default()
         };
-        assert_eq!(counted, expected);
+        assert_eq!(counted.read(), expected);
     }
 
     #[test]

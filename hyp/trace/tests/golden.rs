@@ -4,9 +4,11 @@
 
 use std::fmt::Write as _;
 
+use core::sync::atomic::AtomicU64;
+
 use oche_trace::filter::Filter;
 use oche_trace::record::{Record, Stamp};
-use oche_trace::statistics::Statistics;
+use oche_trace::statistics::{LiveStatistics, Statistics};
 use oche_trace::text::{Clock, Line};
 use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage};
 use oche_types::dart::entry::Permission;
@@ -109,9 +111,11 @@ fn enumerated(events: &mut Vec<Event>, at: Place, page: Gfn, most: bool) {
 
 /// The counters that `event` moves, and by how much.
 fn counted(event: &Event) -> String {
-    let mut statistics = Statistics::default();
+    let words = [const { AtomicU64::new(0) }; Statistics::NAMES.len()];
+    let statistics = LiveStatistics::new(&words);
     statistics.count(event);
-    let moved = Statistics::NAMES.iter().zip(statistics.values()).filter(|(_, value)| *value != 0);
+    let moved =
+        Statistics::NAMES.iter().zip(statistics.read().values()).filter(|(_, value)| *value != 0);
     moved.map(|(name, value)| format!(" {name}={value}")).collect()
 }
 

@@ -18,7 +18,6 @@ use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, WatchedAccess};
 use oche_trace::directory::Layout;
-use oche_trace::statistics::Statistics;
 use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
 use oche_types::dart::registers::STREAM_COMMAND;
 use oche_types::dart::stream::DartId;
@@ -100,7 +99,7 @@ impl<I: Iommu> EmulatedDarts<I> {
     pub fn pass_through(&mut self, context: TrapContext, event: &Event) {
         self.begin(context);
         self.machine.recorder.record(event);
-        self.machine.recorder.publish();
+        self.machine.recorder.end();
     }
 
     /// Loads `bytes` bytes at `offset` of a DART's registers for the guest, or stores the low
@@ -189,7 +188,7 @@ impl<I: Iommu> EmulatedDarts<I> {
                 0
             }
         };
-        self.machine.recorder.publish();
+        self.machine.recorder.end();
         Ok(loaded)
     }
 
@@ -208,7 +207,7 @@ impl<I: Iommu> EmulatedDarts<I> {
         }
     }
 
-    /// Publishes the counters, and passes new records to the trace port.
+    /// Takes snapshots that were asked for, and passes new records to the trace port.
     fn end_trap(&mut self) {
         while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
             let count = self.machine.recorder.snapshot_words();
@@ -218,7 +217,7 @@ impl<I: Iommu> EmulatedDarts<I> {
                 self.machine.recorder.record_snapshot(&wanted, |word| words[word]);
             }
         }
-        self.machine.recorder.publish();
+        self.machine.recorder.end();
         if let Some(port) = &mut self.port {
             port.go_on(&mut self.engine, &mut self.machine);
         }
@@ -231,11 +230,6 @@ impl<I: Iommu> EmulatedDarts<I> {
         for (index, word) in self.words.iter_mut().enumerate().take(count) {
             *word = self.engine.load_trapped(&mut self.machine, page, index * 8, 8);
         }
-    }
-
-    /// The counters so far.
-    pub fn statistics(&self) -> &Statistics {
-        self.machine.recorder.statistics()
     }
 }
 

@@ -9,10 +9,10 @@ use oche_el2::callers::MAX_FRAMES;
 use oche_el2::fault::TrapContext;
 use oche_el2::percpu;
 use oche_trace::control::{Control, ControlReader};
-use oche_trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
+use oche_trace::directory::{DirectoryWriter, ENGINE_COUNTERS, Layout, Machine, cpu_counters};
 use oche_trace::ring::RingWriter;
 use oche_trace::snapshot::{self, Snapshots, Wanted};
-use oche_trace::statistics::Statistics;
+use oche_trace::statistics::{LiveStatistics, Statistics};
 use oche_trace::words::Text;
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
@@ -47,10 +47,14 @@ pub struct Device {
 /// Whether events are counted and recorded: the cargo feature `trace`.
 pub const IS_COMPILED_IN: bool = cfg!(feature = "trace");
 
+/// The counters if there is no memory for a trace.
+static COUNTERS: [AtomicU64; Statistics::NAMES.len()] =
+    [const { AtomicU64::new(0) }; Statistics::NAMES.len()];
+
 /// The engine's [`TraceSink`]: counts all events, and records them if there is memory for the
 /// trace.
 pub struct Recorder {
-    statistics: Statistics,
+    statistics: LiveStatistics<'static>,
     /// Empty if there is no memory for a trace.
     memory: &'static [AtomicU64],
     layout: Layout,
@@ -98,7 +102,9 @@ impl Recorder {
                 cpu.exits.count_in(words);
             }
         }
+        let counters = memory.get(ENGINE_COUNTERS).and_then(|words| words.first_chunk());
         Self {
+            statistics: LiveStatistics::new(counters.unwrap_or(&COUNTERS)),
             rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
             memory,
             layout,
@@ -108,7 +114,7 @@ impl Recorder {
 
     fn silent() -> Self {
         Self {
-            statistics: Statistics::default(),
+            statistics: LiveStatistics::new(&COUNTERS),
             memory: &[],
             layout: Layout::new(1, 0),
             rings: Vec::new(),
@@ -144,11 +150,6 @@ impl Recorder {
             Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));
         (self.layout.ring_records() != 0)
             .then(|| TracePort::new(self.memory, self.layout, previous))
-    }
-
-    /// The counters so far.
-    pub fn statistics(&self) -> &Statistics {
-        &self.statistics
     }
 
     /// Begins a trap: what happens from here on is attributed to `context`. Applies the requests of
@@ -198,7 +199,8 @@ impl Recorder {
         self.control.watched().copied()
     }
 
-    /// Records `event`.
+    /// Records `event`. Inlined, because the event's kind is a constant where it is reported.
+    #[inline(always)]
     pub fn record(&mut self, event: &Event) {
         if !IS_COMPILED_IN {
             return;
@@ -256,10 +258,9 @@ impl Recorder {
         ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
     }
 
-    /// Copies the counters to the trace directory.
-    pub fn publish(&mut self) {
+    /// Ends a trap: brings the gauge among the counters up to date.
+    pub fn end(&self) {
         self.statistics.balance();
-        publish_statistics(&self.memory, &self.statistics);
     }
 }
 

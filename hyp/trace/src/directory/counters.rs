@@ -77,11 +77,14 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
     named.chain(left_out)
 }
 
-/// Puts the engine's counters where readers find them. A few dozen stores: once per trap into the
-/// engine is fine.
-pub fn publish_statistics(words: &impl Words, statistics: &Statistics) {
-    for (place, value) in statistics.values().into_iter().enumerate() {
-        words.store(block_word(0) + place, value);
+/// The words of the engine's counters, in the order of [`Statistics::NAMES`], for
+/// [`LiveStatistics`](crate::statistics::LiveStatistics).
+pub const ENGINE_COUNTERS: Range<usize> = block_word(0)..block_word(0) + Statistics::NAMES.len();
+
+/// Stores all of the engine's counters at once, in the directory of a test.
+pub fn store_statistics(words: &impl Words, statistics: &Statistics) {
+    for (word, value) in ENGINE_COUNTERS.zip(statistics.values()) {
+        words.store(word, value);
     }
 }
 
@@ -92,6 +95,6 @@ pub fn cpu_counters(layout: Layout, cpu: usize) -> Option<Range<usize>> {
     (cpu < layout.cpus).then_some(first..first + Exit::NAMES.len())
 }
 
-fn block_word(block: usize) -> usize {
+const fn block_word(block: usize) -> usize {
     (BLOCKS + block * BLOCK_BYTES) / 8
 }

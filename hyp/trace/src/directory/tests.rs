@@ -59,7 +59,7 @@ fn until_it_is_finished_and_once_it_is_rewritten_there_is_no_directory() {
 #[test]
 fn counters_show_by_name_and_by_cpu() {
     let (words, layout) = written();
-    publish_statistics(&words, &Statistics { maps: 7, ..Statistics::default() });
+    store_statistics(&words, &Statistics { maps: 7, ..Statistics::default() });
     let counters_of_1 = cpu_counters(layout, 1).unwrap();
     words.store(counters_of_1.start + Exit::SecureCall as usize, 2);
     assert!(cpu_counters(layout, 2).is_none());

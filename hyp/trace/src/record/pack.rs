@@ -223,7 +223,7 @@ macro_rules! encoding {
         counts($($counts:tt)*)
     )*) => {
         /// The event's part of a record.
-        #[inline]
+        #[inline(always)]
         pub(super) fn pack(event: &Event) -> Packed {
             match *event {
                 $(Event::$kind { $($field),* } => {

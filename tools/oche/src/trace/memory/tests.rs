@@ -4,7 +4,7 @@ use super::*;
 use std::io::Write;
 use std::path::PathBuf;
 
-use oche_trace::directory::{DirectoryWriter, Machine, cpu_counters, publish_statistics};
+use oche_trace::directory::{DirectoryWriter, Machine, cpu_counters, store_statistics};
 use oche_trace::ring::RingWriter;
 use oche_trace::statistics::{Exit, Statistics};
 use oche_trace::words::Text;
@@ -79,7 +79,7 @@ fn a_directory_is_found_wherever_it_stands_and_counters_show_by_name() {
     let mut hypervisor = Hypervisor::new(2, 8);
     assert!(TraceMemory::find(&File::open(&hypervisor.ram).unwrap()).unwrap().is_none());
     hypervisor.boot(5);
-    publish_statistics(&hypervisor, &Statistics { flushes: 11, ..Statistics::default() });
+    store_statistics(&hypervisor, &Statistics { flushes: 11, ..Statistics::default() });
     for cpu in 0..2 {
         let counters = cpu_counters(hypervisor.layout, cpu).unwrap();
         hypervisor.store(counters.start + Exit::DartRegister as usize, 1);

@@ -4,7 +4,7 @@ use super::*;
 use crate::trace::memory::tests::{Hypervisor, OFFSET, dart};
 use crate::trace::reader::{TraceFile, TraceItem};
 use crate::trace::summary::summarize;
-use oche_trace::directory::publish_statistics;
+use oche_trace::directory::store_statistics;
 use oche_trace::statistics::Statistics;
 use oche_types::addr::Gfn;
 use oche_types::event::Event;
@@ -37,7 +37,7 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
             std::thread::sleep(Duration::from_millis(60));
         }
     }
-    publish_statistics(
+    store_statistics(
         &hypervisor,
         &Statistics { table_write_protects: 3000, ..Statistics::default() },
     );

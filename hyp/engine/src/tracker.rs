@@ -27,10 +27,10 @@ use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 
-/// Number of flushes without a change after which a table is write-protected. Making it unsync
-/// costs a trap and two stage-2 changes; comparing it costs about 0.15 us a flush. A table that
-/// changes less than once in about a hundred flushes is better write-protected.
-const IDLE_FLUSHES: u16 = 128;
+/// Number of comparisons without a change, one at each flush, after which a table is
+/// write-protected. Write-protecting it and making it unsync again costs as much: two stage-2
+/// changes and a trap.
+const IDLE_FLUSHES: u16 = 16;
 
 /// Cost of tracking a table, ceasing to track it, or write-protecting it: its copy is filled or
 /// compared, and its page broken and remapped.
@@ -254,10 +254,12 @@ impl Tracker {
                 return false;
             }
             budget.charge(PAGE_BYTES);
-            let reserve = mapper.charge_merge(page, budget);
-            // A device may have written entries into another copy of the page.
-            mapper.merge_copies(host, page);
-            mapper.refund(reserve, budget);
+            if mapper.mover.state(page).mappings != NONE {
+                let reserve = mapper.charge_merge(page, budget);
+                // A device may have written entries into another copy of the page.
+                mapper.merge_copies(host, page);
+                mapper.refund(reserve, budget);
+            }
             let mover = &mut mapper.mover;
             let is_changed = match kind {
                 TableKind::First(ttbr) => {
@@ -267,16 +269,15 @@ impl Tracker {
                     self.compare_leaf(host, mover, at, number, &mut next, batch)
                 }
             };
-            if is_changed {
-                self.table_mut(at).idle_flushes = 0;
-            }
+            let table = self.table_mut(at);
+            table.idle_flushes = if is_changed { 0 } else { table.idle_flushes.saturating_add(1) };
             if batch.is_full() {
                 self.save_cursor(domain, at, next);
                 return false;
             }
             let compared = at;
             next = 0;
-            at = self.table(at).next_unsync;
+            at = table.next_unsync;
             self.protect_if_idle(host, mover, compared, budget);
         }
         self.restart(domain);
@@ -286,15 +287,6 @@ impl Tracker {
     /// Makes the next [`Self::compare`] of `domain` continue with entry `next` of table `at`.
     fn save_cursor(&mut self, domain: DomainId, at: u32, next: usize) {
         self.tracked_mut(domain).cursor = Some((at, next));
-    }
-
-    /// Counts a completed flush of `domain`.
-    pub(crate) fn count_flush(&mut self, domain: DomainId) {
-        let mut at = self.tracked(domain).first_unsync;
-        while let Some(table) = self.at_mut(at) {
-            table.idle_flushes = table.idle_flushes.saturating_add(1);
-            at = table.next_unsync;
-        }
     }
 
     /// Makes every table in `page` unsync and ends its write protection. Returns false if the page

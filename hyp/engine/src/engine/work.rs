@@ -133,7 +133,6 @@ impl Engine {
             let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
             self.batches.push(ended.must("the domain exists").batch);
         } else {
-            self.tracker.count_flush(domain);
             self.attach_waiting(host, domain);
         }
     }

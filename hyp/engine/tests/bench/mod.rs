@@ -5,6 +5,8 @@
 
 mod machine;
 
+use core::ops::Range;
+
 use oche_engine::host::{CpuAccess, Memory};
 use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation};
 use oche_types::addr::{Gfn, HostGranule, IovaPage};
@@ -30,11 +32,16 @@ impl Bench {
 
     /// As [`Self::new`], with what a person may choose.
     pub(crate) fn with(frames: u32, isolation: Isolation) -> Self {
+        Self::sized(RAM_PAGES, POOL..POOL + frames, isolation)
+    }
+
+    /// As [`Self::with`], with so many pages of guest RAM and these frames of pool.
+    pub(crate) fn sized(pages: u32, pool: Range<u32>, isolation: Isolation) -> Self {
         let mut machine = Machine::default();
         let configuration = Configuration {
             darts: 2,
-            ram: &[Gfn(RAM)..Gfn(RAM + RAM_PAGES)],
-            pool: HostGranule(POOL)..HostGranule(POOL + frames),
+            ram: &[Gfn(RAM)..Gfn(RAM + pages)],
+            pool: HostGranule(pool.start)..HostGranule(pool.end),
             isolation,
         };
         let engine = Engine::new(&configuration, &mut machine);

@@ -70,44 +70,103 @@ impl StreamSet {
     }
 
     /// The streams, lowest first.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = StreamId> {
-        (0..STREAMS as u8).map(StreamId).filter(move |stream| self.contains(*stream))
+        ones(u32::from(self.0)).map(StreamId)
     }
 }
 
 /// A set of streams of any DARTs, such as those of a domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Members([StreamSet; MAX_DARTS]);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The DARTs that have a member, a bit each: most sets have members of few.
+    darts: u32,
+    streams: [StreamSet; MAX_DARTS],
+}
 
-impl Default for Members {
-    fn default() -> Self {
-        Self([StreamSet(0); MAX_DARTS])
-    }
+const _: () = assert!(MAX_DARTS <= 32, "each DART has a bit");
+
+/// The numbers of the bits of `bits` that are set, lowest first.
+#[inline]
+fn ones(mut bits: u32) -> impl Iterator<Item = u8> {
+    core::iter::from_fn(move || {
+        if bits == 0 {
+            return None;
+        }
+        let lowest = bits.trailing_zeros() as u8;
+        bits &= bits - 1;
+        Some(lowest)
+    })
 }
 
 impl Members {
     /// The members among the streams of `dart`.
     pub fn of(&self, dart: DartId) -> StreamSet {
-        self.0[dart.index()]
+        self.streams[dart.index()]
     }
 
     /// Adds a stream.
     pub fn insert(&mut self, dart: DartId, stream: StreamId) {
-        self.0[dart.index()].insert(stream);
+        self.streams[dart.index()].insert(stream);
+        self.darts |= 1 << dart.0;
     }
 
     /// Removes a stream.
     pub fn remove(&mut self, dart: DartId, stream: StreamId) {
-        self.0[dart.index()].remove(stream);
+        let streams = &mut self.streams[dart.index()];
+        streams.remove(stream);
+        if streams.is_empty() {
+            self.darts &= !(1 << dart.0);
+        }
     }
 
     /// Whether there is no member.
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|set| set.is_empty())
+        self.darts == 0
     }
 
     /// The DARTs that have a member, with their members.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (DartId, StreamSet)> {
-        (0..MAX_DARTS as u8).map(DartId).zip(self.0).filter(|(_, set)| !set.is_empty())
+        ones(self.darts).map(DartId).map(|dart| (dart, self.of(dart)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use super::{DartId, MAX_DARTS, Members, STREAMS, StreamId, StreamSet};
+
+    #[test]
+    fn a_set_gives_its_streams_lowest_first() {
+        for bits in 0..=u16::MAX {
+            let given: Vec<usize> = StreamSet(bits).iter().map(StreamId::index).collect();
+            let expected: Vec<usize> = (0..STREAMS).filter(|bit| bits >> bit & 1 != 0).collect();
+            assert_eq!(given, expected);
+        }
+    }
+
+    #[test]
+    fn members_come_and_go_by_dart() {
+        let mut members = Members::default();
+        assert!(members.is_empty());
+        let all: Vec<(DartId, StreamId)> = [(0, 0), (0, 15), (7, 3), (MAX_DARTS - 1, 15)]
+            .into_iter()
+            .filter_map(|(dart, stream)| Some((DartId::new(dart)?, StreamId::new(stream)?)))
+            .collect();
+        for (dart, stream) in &all {
+            members.insert(*dart, *stream);
+        }
+        let listed: Vec<(usize, u16)> =
+            members.iter().map(|(dart, set)| (dart.index(), set.0)).collect();
+        assert_eq!(listed, [(0, 0x8001), (7, 8), (MAX_DARTS - 1, 0x8000)]);
+        for (dart, stream) in all {
+            assert!(!members.is_empty() && members.of(dart).contains(stream));
+            members.remove(dart, stream);
+            assert!(members.iter().all(|(_, set)| !set.is_empty()));
+        }
+        assert_eq!(members, Members::default());
     }
 }

@@ -51,6 +51,8 @@ pub mod inject;
 pub mod instruction;
 pub mod lock;
 #[cfg(target_os = "none")]
+mod memcpy;
+#[cfg(target_os = "none")]
 pub mod mmio;
 #[cfg(target_os = "none")]
 pub mod panic;

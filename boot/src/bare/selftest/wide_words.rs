@@ -36,7 +36,27 @@ pub(super) fn agree(page: u64, other: u64) -> bool {
         unsafe { words::fill_page(pointer(page), ONE) };
     }
     let are_filled = holds(page, &|_| ONE) && holds(other, &|_| ONE);
-    are_copied && are_filled && searches_agree(page, other)
+    are_copied && are_filled && searches_agree(page, other) && copies_agree()
+}
+
+/// Whether `memcpy` copies so many bytes and no others, for each alignment.
+fn copies_agree() -> bool {
+    let from: [u8; 128] = core::array::from_fn(|index| index as u8);
+    let copies = |bytes: usize, first: usize, start: usize| {
+        let mut to = [0xff_u8; 128];
+        let (Some(source), Some(target)) =
+            (from.get(first..first + bytes), to.get_mut(start..start + bytes))
+        else {
+            return false;
+        };
+        // The length is not known to the compiler, so it calls `memcpy`.
+        target.copy_from_slice(core::hint::black_box(source));
+        to.iter().enumerate().all(|(index, byte)| {
+            let is_inside = (start..start + bytes).contains(&index);
+            usize::from(*byte) == if is_inside { index - start + first } else { 0xff }
+        })
+    };
+    (0..100).all(|bytes| (0..9).all(|first| (0..9).all(|start| copies(bytes, first, start))))
 }
 
 /// Whether a search finds the one word of `page` that is not [`ONE`], as all of `other` is.

@@ -229,8 +229,11 @@ impl Engine {
         if offset == ERROR {
             self.take_faults(host, dart);
         }
-        self.work(host, dart);
-        let is_busy = self.is_busy(dart);
+        let mut is_busy = self.is_busy(dart);
+        if is_busy {
+            self.work(host, dart);
+            is_busy = self.is_busy(dart);
+        }
         let value = self.dart_mut(dart).registers.read(offset, bytes, is_busy)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
         Ok(value)
@@ -254,33 +257,42 @@ impl Engine {
         let command = registers.write(offset, bytes, value)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
         match command {
-            Command::None => {
+            Command::None if self.is_busy(dart) => {
                 self.work(host, dart);
             }
-            Command::Recheck(streams) => {
-                let mut waking = StreamSet::default();
-                for stream in streams.iter() {
-                    if self.roots(dart, stream).is_none() {
-                        self.block(host, dart, stream);
-                    } else if self.attachment(dart, stream).now.is_none() {
-                        waking.insert(stream);
-                    }
-                }
-                // A DART has cached nothing of a stream that did not translate, so the stream is
-                // attached at once: Linux does not invalidate when it restores saved registers on
-                // resume.
-                self.attach(host, dart, waking);
-                self.work(host, dart);
-            }
-            Command::Invalidate(streams) => {
-                host.event(Event::Flush { dart, streams });
-                self.attach(host, dart, streams);
-                let slots = self.work(host, dart);
-                let pages = u32::try_from(slots).unwrap_or(u32::MAX);
-                host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy(dart) });
-            }
+            Command::None => {}
+            Command::Recheck(streams) => self.recheck(host, dart, streams),
+            Command::Invalidate(streams) => self.flush(host, dart, streams),
         }
         Ok(())
+    }
+
+    /// Blocks or attaches streams, after a write to a register that decides whether they translate.
+    #[cold]
+    #[inline(never)]
+    fn recheck(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
+        let mut waking = StreamSet::default();
+        for stream in streams.iter() {
+            if self.roots(dart, stream).is_none() {
+                self.block(host, dart, stream);
+            } else if self.attachment(dart, stream).now.is_none() {
+                waking.insert(stream);
+            }
+        }
+        // A DART has cached nothing of a stream that did not translate, so the stream is attached
+        // at once: Linux does not invalidate when it restores saved registers on resume.
+        self.attach(host, dart, waking);
+        self.work(host, dart);
+    }
+
+    /// Applies what has changed in the tables of `streams`.
+    #[inline(never)]
+    fn flush(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
+        host.event(Event::Flush { dart, streams });
+        self.attach(host, dart, streams);
+        let slots = self.work(host, dart);
+        let pages = u32::try_from(slots).unwrap_or(u32::MAX);
+        host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy(dart) });
     }
 
     /// Handles a CPU's access at guest-physical `address` that a stage-2 entry refused, because the

@@ -90,9 +90,13 @@ pub struct ControlReader {
 }
 
 impl ControlReader {
-    /// What was asked since the last call, with the number of the setting. One load where nothing
-    /// was.
+    /// Whether anything was asked since the last [`Self::changed`]: one load.
     #[inline]
+    pub fn is_changed(&self, words: &impl Words) -> bool {
+        words.load((CONTROL + GENERATION) / 8) != self.generation
+    }
+
+    /// What was asked since the last call, with the number of the setting.
     pub fn changed(&mut self, words: &impl Words) -> Option<(u32, Control)> {
         let generation = words.load((CONTROL + GENERATION) / 8);
         if generation == self.generation { None } else { self.read(words, generation) }

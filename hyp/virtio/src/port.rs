@@ -76,11 +76,14 @@ impl TracePort {
     }
 
     /// It is `now`, in ticks. Returns whether there is enough to bother the guest's reader with.
+    #[inline]
     pub fn is_due(&mut self, now: u64) -> bool {
         self.now = now;
-        if !self.is_open {
-            return false;
-        }
+        self.is_open && self.has_enough(now)
+    }
+
+    #[inline(never)]
+    fn has_enough(&self, now: u64) -> bool {
         if self.is_previous_pending() {
             return true;
         }

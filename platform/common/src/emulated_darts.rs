@@ -193,22 +193,42 @@ impl<I: Iommu> EmulatedDarts<I> {
     }
 
     /// Begins a trap. Applies the requests of the trace's control block.
+    #[inline]
     fn begin(&mut self, context: TrapContext) {
         if self.machine.recorder.begin(context) {
-            let mut watches = [Selection::NONE; MAX_WATCHES];
-            let mut count = 0;
-            for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
-                *place = watch;
-                count += 1;
-            }
-            self.engine.watch(&mut self.machine, &watches[..count]);
+            self.set_watches();
         } else {
             self.engine.continue_watch_pass(&mut self.machine);
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn set_watches(&mut self) {
+        let mut watches = [Selection::NONE; MAX_WATCHES];
+        let mut count = 0;
+        for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
+            *place = watch;
+            count += 1;
+        }
+        self.engine.watch(&mut self.machine, &watches[..count]);
+    }
+
     /// Takes snapshots that were asked for, and passes new records to the trace port.
+    #[inline]
     fn end_trap(&mut self) {
+        if self.machine.recorder.takes_snapshots() {
+            self.take_snapshots();
+        }
+        self.machine.recorder.end();
+        if let Some(port) = &mut self.port {
+            port.go_on(&mut self.engine, &mut self.machine);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_snapshots(&mut self) {
         while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
             let count = self.machine.recorder.snapshot_words();
             if self.engine.is_ram(wanted.page) {
@@ -216,10 +236,6 @@ impl<I: Iommu> EmulatedDarts<I> {
                 let words = &*self.words;
                 self.machine.recorder.record_snapshot(&wanted, |word| words[word]);
             }
-        }
-        self.machine.recorder.end();
-        if let Some(port) = &mut self.port {
-            port.go_on(&mut self.engine, &mut self.machine);
         }
     }
 

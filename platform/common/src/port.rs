@@ -63,6 +63,7 @@ impl TraceConsole {
         }
     }
 
+    #[inline(never)]
     fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut PlatformHost<I>) {
         let mut memory = EngineMemory::new(engine, machine);
         if self.console.work(&mut memory, &mut self.port) {

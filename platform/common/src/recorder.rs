@@ -154,18 +154,23 @@ impl Recorder {
 
     /// Begins a trap: what happens from here on is attributed to `context`. Applies the requests of
     /// the trace's control block, and returns whether the watches have changed.
+    #[inline]
     #[must_use]
     pub fn begin(&mut self, context: TrapContext) -> bool {
         self.context = context;
-        let mut are_other = false;
-        if let Some((generation, control)) = self.asked.changed(&self.memory) {
-            are_other = control.watches != self.control.watches;
-            self.control = control;
-            self.takes_snapshots = snapshot::are_wanted(&control);
-            self.snapshots.forget();
-            self.is_plain = control.events.is_everything() && !self.takes_snapshots;
-            self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
-        }
+        self.asked.is_changed(&self.memory) && self.apply_requests()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn apply_requests(&mut self) -> bool {
+        let Some((generation, control)) = self.asked.changed(&self.memory) else { return false };
+        let are_other = control.watches != self.control.watches;
+        self.control = control;
+        self.takes_snapshots = snapshot::are_wanted(&control);
+        self.snapshots.forget();
+        self.is_plain = control.events.is_everything() && !self.takes_snapshots;
+        self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         are_other && !self.rings.is_empty()
     }
 
@@ -256,6 +261,12 @@ impl Recorder {
             ring.record(&self.memory, time, program_counter, event);
         });
         ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
+    }
+
+    /// Whether pages are chosen for snapshots.
+    #[inline]
+    pub fn takes_snapshots(&self) -> bool {
+        self.takes_snapshots
     }
 
     /// Ends a trap: brings the gauge among the counters up to date.

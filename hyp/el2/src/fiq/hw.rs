@@ -148,9 +148,17 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
 
 /// Updates VF before this CPU returns to the guest from any other exit, so that it is cleared as
 /// soon as possible.
+#[inline]
 pub(crate) fn before_return() {
+    if is_virtual() {
+        update();
+    }
+}
+
+#[inline(never)]
+fn update() {
     // During a step FIQs are not taken to EL2, and HCR_EL2 is restored at its end.
-    if !is_virtual() || step::hw::is_stepping() {
+    if step::hw::is_stepping() {
         return;
     }
     let mut virtual_fiq = own().lock();

@@ -15,6 +15,8 @@ const MAX_FAULTS: usize = 64;
 
 impl Engine {
     /// Passes the faults that the hardware has recorded for `dart` to the emulated DART.
+    #[cold]
+    #[inline(never)]
     pub(super) fn take_faults(&mut self, host: &mut impl Host, dart: DartId) {
         for _ in 0..MAX_FAULTS {
             let Some(fault) = host.next_fault(dart) else { return };

@@ -46,6 +46,7 @@ impl Engine {
 
     /// Does the work that `dart` asked for, up to the budget of a trap. Returns the number of slots
     /// that were compared.
+    #[inline(never)]
     pub(super) fn work(&mut self, host: &mut impl Host, dart: DartId) -> usize {
         let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;

@@ -142,16 +142,17 @@ impl Tracker {
             };
             let first = changed & !(SLOTS - 1);
             *next = first + SLOTS;
-            let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
+            let old = table.copy.get_mut(first..).and_then(<[u64]>::first_chunk_mut);
+            let old: &mut [u64; SLOTS] = old.must("a table has 512 entries");
             let mut new = [0; SLOTS];
             for (slot, new) in new.iter_mut().enumerate() {
                 *new = host.load(from, first + slot);
             }
-            if old == new {
+            if old.iter().zip(new).all(|(old, new)| *old == new) {
                 continue;
             }
             is_changed = true;
-            old.copy_from_slice(&new);
+            *old = new;
             let wanted = new.map(decode_leaf);
             batch.changes.push(Change { granule: granule(number, first), wanted });
             if batch.is_full() {

@@ -21,7 +21,9 @@ const SHAPES: u64 = 60;
 #[derive(Default, Debug)]
 struct Words(RefCell<HashMap<u64, u64>>);
 
-impl Hardware for &Words {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU uses its tables.
+unsafe impl Hardware for &Words {
     fn load(&self, table: u64, index: usize) -> u64 {
         self.0.borrow().get(&(table + index as u64 * 8)).copied().unwrap_or(0)
     }

@@ -31,7 +31,8 @@ impl Cpus {
     }
 }
 
-impl Hardware for Cpus {
+// SAFETY: each method is the instruction that the trait names.
+unsafe impl Hardware for Cpus {
     fn load(&self, table: u64, index: usize) -> u64 {
         // Acquire: a table is read after the entry that points to it.
         self.word(table, index).load(Ordering::Acquire)

@@ -77,7 +77,9 @@ fn number(dart: DartId, stream: usize) -> usize {
     dart.index() * STREAMS + stream
 }
 
-impl Hardware for Registers {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: it has no device but the model's.
+unsafe impl Hardware for Registers {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         let state = &mut *self.0.borrow_mut();
         let file = state.files.get_mut(dart.index()).ok_or(BusError)?;

@@ -65,7 +65,9 @@ impl Mistaken {
     }
 }
 
-impl Hardware for Mistaken {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU uses its tables.
+unsafe impl Hardware for Mistaken {
     fn load(&self, table: u64, index: usize) -> u64 {
         match self.believed.borrow().get(&(table, index)) {
             Some(value) => *value,

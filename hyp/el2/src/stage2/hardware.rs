@@ -47,7 +47,14 @@ pub struct InstructionFetch {
 ///
 /// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any
 /// time.
-pub trait Hardware {
+///
+/// # Safety
+///
+/// Each method is what its text says, on the CPU that calls it. Stage 2 decides by them that no CPU
+/// reaches a page any more: an invalidation or a barrier that does less leaves a CPU memory that is
+/// not the guest's.
+#[expect(unsafe_code, reason = "what CPUs reach rests on these operations")]
+pub unsafe trait Hardware {
     /// Loads entry `index` of the table (of 512 entries, or 1024 for the root) at host-physical
     /// `table`.
     fn load(&self, table: u64, index: usize) -> u64;

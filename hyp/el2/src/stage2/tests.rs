@@ -38,7 +38,9 @@ impl Default for Recorder {
     }
 }
 
-impl Hardware for &Recorder {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU uses its tables.
+unsafe impl Hardware for &Recorder {
     fn load(&self, table: u64, index: usize) -> u64 {
         self.words.borrow().get(&(table + index as u64 * 8)).copied().unwrap_or(0)
     }

@@ -46,7 +46,9 @@ fn bus_error(dart: DartId, error: &mmio::BusError) -> BusError {
     BusError
 }
 
-impl Hardware for MappedDarts {
+// SAFETY: each register access is one load or store of the DART that is named, and each barrier is
+// the instruction that the trait asks for.
+unsafe impl Hardware for MappedDarts {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         // SAFETY: `map` mapped it as Device memory.
         unsafe { mmio::read32(self.register(dart, offset)) }

@@ -13,7 +13,13 @@ pub struct BusError;
 /// Registers are Device memory: accesses to those of one DART reach it in program order. They are
 /// not ordered with accesses to Normal memory, which holds tables and buffers; the two barriers
 /// order them.
-pub trait Hardware {
+///
+/// # Safety
+///
+/// Each method is what its text says, for the registers and the memory that it is given. The driver
+/// decides by them that no device reaches a frame any more.
+#[expect(unsafe_code, reason = "what devices reach rests on these operations")]
+pub unsafe trait Hardware {
     /// Reads a 32-bit register: one volatile access.
     ///
     /// # Errors

@@ -6,7 +6,9 @@ use oche_el2::stage2::Root;
 use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_types::addr::{Gfn, Hfn};
 
-impl Hardware for BbmChecker {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no CPU uses its tables but the model's.
+unsafe impl Hardware for BbmChecker {
     fn load(&self, table: u64, index: usize) -> u64 {
         self.word(table, index).map_or(0, |word| self.0.words[word].get())
     }

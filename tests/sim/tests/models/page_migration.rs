@@ -43,7 +43,8 @@ enum WeakSpot {
 #[derive(Clone)]
 struct Cpu(Arc<Machine>);
 
-impl Hardware for Cpu {
+// SAFETY: no CPU uses its tables but the model's.
+unsafe impl Hardware for Cpu {
     fn load(&self, table: u64, index: usize) -> u64 {
         if (table, index) == self.0.entry {
             return self.0.word.load(Ordering::Acquire);

@@ -158,7 +158,9 @@ pub(super) struct Bench {
     shared: Rc<Shared>,
 }
 
-impl Hardware for Bench {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: it has no device but the model's.
+unsafe impl Hardware for Bench {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         let mut models = self.models.borrow_mut();
         let model = &mut models[dart.index()];

@@ -4,8 +4,8 @@ use oche_engine::heap::HeapPart;
 use oche_engine::{Configuration, Isolation};
 use oche_types::addr::{Gfn, HostGranule};
 
-/// The parts of the heap that [`EmulatedDarts`](crate::emulated_darts::EmulatedDarts) takes with
-/// `darts` DARTs, `ram_bytes` of RAM and a pool of `pool_bytes`.
+/// The parts of the heap that `EmulatedDarts`, which only the target has, takes with `darts` DARTs,
+/// `ram_bytes` of RAM and a pool of `pool_bytes`.
 pub fn heap_parts(darts: usize, ram_bytes: u64, pool_bytes: u64) -> [HeapPart; 8] {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);

@@ -76,12 +76,10 @@ pub fn parse(value: &str) -> Option<(String, TransferCost)> {
     let mut words = value.split(' ');
     let name = words.next().filter(|name| TRANSFERS.contains(name))?.to_owned();
     let mut number = || words.next()?.parse().ok();
-    let cost = TransferCost {
-        nanoseconds: number()?,
-        user: number()?,
-        kernel: number()?,
-        hypervisor: number()?,
-    };
+    let (nanoseconds, user, kernel) = (number()?, number()?, number()?);
+    // The difference of two counters that are read one after the other: natively it is about 0.
+    let hypervisor = words.next()?.parse::<i64>().ok()?.max(0).unsigned_abs();
+    let cost = TransferCost { nanoseconds, user, kernel, hypervisor };
     (words.next().is_none() && cost.nanoseconds != 0).then_some((name, cost))
 }
 
@@ -178,6 +176,8 @@ mod tests {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert_eq!(parse("usb-read 0 1 2 3"), None, "it took no time");
+        let native = TransferCost { hypervisor: 0, ..cost };
+        assert_eq!(parse("usb-read 9 1 20 -2818"), Some(("usb-read".into(), native)));
         assert_eq!(parse("floppy-read 9 1 2 3"), None, "there is none");
     }
 

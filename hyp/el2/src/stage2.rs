@@ -53,7 +53,7 @@ pub struct Stage2<H> {
     forces_write_back: bool,
     /// Guest-physical memory that is mapped in pages only, not in blocks.
     by_page: PhysRange,
-    /// Whether a page was broken since the last TLB invalidation.
+    /// Whether a page that CPUs could access was broken since the last TLB invalidation.
     has_broken: bool,
     /// The tables of the view.
     view: Option<View>,
@@ -267,7 +267,9 @@ unsafe impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
     fn break_page(&mut self, page: Gfn) {
         let position = self.leaf(page);
         self.hardware.store(position.table, position.index, Entry::Broken.encode(LEAF_LEVEL));
-        self.has_broken = true;
+        // No TLB holds an invalid entry, and that of a page without access is invalid since a break
+        // that was completed.
+        self.has_broken |= position.entry.allows_access();
     }
 
     fn flush_tlb(&mut self) {

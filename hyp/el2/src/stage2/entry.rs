@@ -108,6 +108,11 @@ impl Entry {
         }
     }
 
+    /// Whether a CPU may use it, and its TLB may hold it.
+    pub fn allows_access(self) -> bool {
+        matches!(self, Self::Leaf { attributes, .. } if attributes.access != CpuAccess::None)
+    }
+
     /// The descriptor of a valid page with the mark of CPU number `cpu`. [`Self::decode`] ignores
     /// the mark.
     pub fn encode_marked(self, cpu: usize) -> u64 {

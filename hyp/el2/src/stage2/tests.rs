@@ -188,6 +188,28 @@ fn a_trapped_page_has_no_valid_entry_and_is_found_again() {
 }
 
 #[test]
+fn a_trapped_page_changes_without_a_broadcast_and_one_that_only_traps_stores_does_not() {
+    for (before, expected) in [(CpuAccess::None, 0), (CpuAccess::ReadOnly, 1)] {
+        let recorder = Recorder::default();
+        let mut stage2 = with_ram(&recorder);
+        let page = Gfn(0x4_1234);
+        stage2.prepare(page).expect("room");
+        stage2.break_page(page);
+        stage2.flush_tlb();
+        stage2.remap_page(page, Hfn(0x9_0001), before);
+        recorder.steps.borrow_mut().clear();
+        stage2.break_page(page);
+        stage2.flush_tlb();
+        stage2.remap_page(page, page.home(), CpuAccess::ReadWrite);
+        let steps = recorder.steps.borrow();
+        let broadcasts = steps.iter().filter(|step| matches!(step, Step::Invalidate(_))).count();
+        assert_eq!(broadcasts, expected, "{before:?}");
+        // The copy and the entry after it are ordered in any case.
+        assert!(steps.contains(&ORDER));
+    }
+}
+
+#[test]
 fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);

@@ -5,6 +5,9 @@
 //! atomic accesses of 64 bits. Source: Arm ARM DDI 0487, B2.2.1, "Requirements for single-copy
 //! atomicity". The guest's vector registers are not used: a trap does not save them.
 //!
+//! The assembly is not inlined: the compiler takes a repeated block for one instruction a line, and
+//! would not find that a branch across several of them is too long.
+//!
 //! What a search finds is a hint: the word may have changed since. Host tests use the portable
 //! loops at the end, and the self-test compares the assembly with them on the machine.
 #![expect(unsafe_code, reason = "memory that others write has no references")]
@@ -84,6 +87,7 @@ fn search(
 ///
 /// As for [`first_difference`], with so many groups of words.
 #[cfg(target_arch = "aarch64")]
+#[inline(never)]
 unsafe fn equal_groups(one: *const u64, other: *const u64, groups: usize) -> usize {
     let left: usize;
     // SAFETY: the caller's promise; nothing is written.
@@ -146,6 +150,7 @@ unsafe fn equal_groups(one: *const u64, other: *const u64, groups: usize) -> usi
 ///
 /// As for [`equal_groups`].
 #[cfg(target_arch = "aarch64")]
+#[inline(never)]
 unsafe fn groups_of(page: *const u64, value: u64, groups: usize) -> usize {
     let left: usize;
     // SAFETY: the caller's promise; nothing is written.
@@ -202,6 +207,7 @@ unsafe fn groups_of(page: *const u64, value: u64, groups: usize) -> usize {
 ///
 /// Both are aligned and mapped, and no Rust object, and they do not overlap.
 #[cfg(target_arch = "aarch64")]
+#[inline(never)]
 pub unsafe fn copy_page(from: *const u64, to: *mut u64) {
     // SAFETY: the caller's promise; exactly one page is read and one is written.
     unsafe {
@@ -235,6 +241,7 @@ pub unsafe fn copy_page(from: *const u64, to: *mut u64) {
 ///
 /// As for [`copy_page`].
 #[cfg(target_arch = "aarch64")]
+#[inline(never)]
 pub unsafe fn fill_page(to: *mut u64, value: u64) {
     // SAFETY: the caller's promise; exactly one page is written.
     unsafe {

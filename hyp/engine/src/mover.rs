@@ -68,6 +68,11 @@ impl PageState {
         self.away == 0 && !self.flags.is_about_to_move()
     }
 
+    /// Whether the page is at home, and nothing maps it.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.away == 0 && self.mappings == NONE && self.twin == 0
+    }
+
     /// Whether an untranslated bus master uses the page.
     pub(crate) fn is_pinned(&self) -> bool {
         self.pins != 0

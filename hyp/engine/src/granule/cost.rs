@@ -99,7 +99,7 @@ impl GranuleMapper {
         for page in old.chain(new) {
             let copies = self.mappings(page).count();
             bytes += SLOT_BYTES + NODE_BYTES * copies;
-            if self.list(page) || is_direct {
+            if copies != 0 && (self.list(page) || is_direct) {
                 bytes += COPY_BYTES * copies;
                 compared += copies;
             }
@@ -121,6 +121,19 @@ impl GranuleMapper {
         );
         self.listed.push(page);
         true
+    }
+
+    /// Takes the pages from the list of visited pages that are settled: they neither move nor lose
+    /// a copy.
+    pub(super) fn unlist_settled(&mut self) {
+        self.listed.retain(|page| {
+            let state = self.mover.state_mut(*page);
+            let is_settled = state.is_settled();
+            if is_settled {
+                state.flags.set_is_listed(false);
+            }
+            !is_settled
+        });
     }
 
     /// Takes a page from the list of visited pages, if there is one.

@@ -181,6 +181,7 @@ impl<'a, H: Host> UnmapBatch<'a, H, Drained> {
         for op in &self.ops {
             self.mapper.unlink_leaving(self.host, self.requester, self.domain, op);
         }
+        self.mapper.unlist_settled();
         self.then()
     }
 }

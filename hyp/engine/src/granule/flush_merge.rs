@@ -42,15 +42,12 @@ impl GranuleMapper {
         }
     }
 
-    /// Removes `page` from the flush-merged pages if it has fewer than two mappings left.
+    /// Removes `page` from the flush-merged pages, in which it is, if it has fewer than two mappings
+    /// left.
     pub(super) fn stop_flush_merge_if_single(&mut self, page: Gfn) {
-        if self.is_flush_merged(page) && self.mappings(page).nth(1).is_none() {
+        if self.mappings(page).nth(1).is_none() {
             self.stop_flush_merge(page);
         }
-    }
-
-    pub(super) fn is_flush_merged(&self, page: Gfn) -> bool {
-        self.mover.get(page).is_some_and(|state| state.flush_merged != NONE)
     }
 
     fn stop_flush_merge(&mut self, page: Gfn) {
@@ -125,9 +122,10 @@ impl GranuleMapper {
     /// Makes the copies of `page` equal, if a device or an untranslated bus master may have changed
     /// one without a trap.
     pub(crate) fn equalize(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.twin(page).is_some() {
+        let state = self.mover.state(page);
+        if state.twin != 0 {
             self.merge_copies(host, page);
-        } else if self.is_flush_merged(page) {
+        } else if state.flush_merged != NONE {
             let bytes = self.refresh_bounce_pages(host, page);
             if bytes != 0 {
                 host.event(Event::Merged { page, bytes });

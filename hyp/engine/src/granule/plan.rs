@@ -158,18 +158,36 @@ pub(super) fn leaving(
     leaving
 }
 
-/// Unmaps the slots in `is_leaving`. What a direct granule keeps stays where it is if a narrower
-/// window is enough, and moves otherwise. If there is no memory for that, all its slots are
-/// unmapped: the next plan maps again what is still wanted, or refuses it.
-fn unmap(state: &GranuleState, is_leaving: [bool; SLOTS], env: &Env) -> Plan {
+/// Unmaps the slots in `is_leaving` if what the granule keeps can stay where it is. That depends on
+/// nothing but the granule and `has_windows`.
+pub(super) fn unmap_in_place(
+    state: &GranuleState,
+    is_leaving: [bool; SLOTS],
+    has_windows: bool,
+) -> Option<Unmapping> {
+    let kept = kept(state, is_leaving);
+    let is_direct = matches!(state.form, Form::Direct(_));
+    let stays = !is_direct || !kept.contains(&true) || (has_windows && direct::is_run(kept));
+    stays.then_some(Unmapping { is_leaving, split: None })
+}
+
+/// Which mapped slots of `state` are not in `is_leaving`.
+fn kept(state: &GranuleState, is_leaving: [bool; SLOTS]) -> [bool; SLOTS] {
     let mut kept = state.slots.map(|slot| slot.is_some());
     for (kept, is_leaving) in kept.iter_mut().zip(is_leaving) {
         *kept &= !is_leaving;
     }
-    let is_direct = matches!(state.form, Form::Direct(_));
-    if !is_direct || !kept.contains(&true) || (env.has_windows && direct::is_run(kept)) {
-        return Plan::Unmap(Unmapping { is_leaving, split: None });
+    kept
+}
+
+/// Unmaps the slots in `is_leaving`. What a direct granule keeps stays where it is if a narrower
+/// window is enough, and moves otherwise. If there is no memory for that, all its slots are
+/// unmapped: the next plan maps again what is still wanted, or refuses it.
+fn unmap(state: &GranuleState, is_leaving: [bool; SLOTS], env: &Env) -> Plan {
+    if let Some(unmapping) = unmap_in_place(state, is_leaving, env.has_windows) {
+        return Plan::Unmap(unmapping);
     }
+    let kept = kept(state, is_leaving);
     if let Some(shared) = shared_entries(kept, env) {
         return Plan::PrepareEntries(shared);
     }

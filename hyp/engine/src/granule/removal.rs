@@ -77,6 +77,7 @@ use crate::granule::state::{Form, GranuleState};
 use crate::granule::work::UnmapOp;
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
+use crate::mover::NONE;
 use crate::pool::RED_ZONE;
 
 /// Removals that are carried out together. `Phase` is the step that was made last.
@@ -236,12 +237,16 @@ impl GranuleMapper {
         self.unmap_ops.clear();
         for change in changes {
             let before = self.state(domain, change.granule);
-            if !plan::leaving(&before, &change.wanted, self.isolation).contains(&true) {
+            let is_leaving = plan::leaving(&before, &change.wanted, self.isolation);
+            if !is_leaving.contains(&true) {
                 continue;
             }
-            let Plan::Unmap(unmapping) = self.plan_change(host, domain, change, &before, &[])
-            else {
-                unreachable!("invariant: what is not wanted is unmapped first")
+            let unmapping = match plan::unmap_in_place(&before, is_leaving, host.has_windows()) {
+                Some(unmapping) => unmapping,
+                None => match self.plan_change(host, domain, change, &before, &[]) {
+                    Plan::Unmap(unmapping) => unmapping,
+                    _ => unreachable!("invariant: what is not wanted is unmapped first"),
+                },
             };
             let split = unmapping.split.map(|split| self.take_split_frame(split));
             let (granule, is_leaving) = (change.granule, unmapping.is_leaving);
@@ -290,8 +295,11 @@ impl GranuleMapper {
         self.check_red_zones(host, requester, op.granule, &op.before, &op.remainder());
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
-            self.aliases.remove(&mut self.mover.state_mut(slot.page).mappings, mapping);
-            self.stop_flush_merge_if_single(slot.page);
+            let state = self.mover.state_mut(slot.page);
+            self.aliases.remove(&mut state.mappings, mapping);
+            if state.flush_merged != NONE {
+                self.stop_flush_merge_if_single(slot.page);
+            }
             host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }
         if op.split.is_none() {

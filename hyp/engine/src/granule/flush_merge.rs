@@ -42,8 +42,7 @@ impl GranuleMapper {
         }
     }
 
-    /// Removes `page` from the flush-merged pages, in which it is, if it has fewer than two mappings
-    /// left.
+    /// Removes the flush-merged `page` from the list if it has fewer than two mappings left.
     pub(super) fn stop_flush_merge_if_single(&mut self, page: Gfn) {
         if self.mappings(page).nth(1).is_none() {
             self.stop_flush_merge(page);

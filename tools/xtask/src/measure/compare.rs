@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
 
+mod accesses;
 mod cases;
+mod changes;
 mod comparison;
 mod devices;
 mod guest;
@@ -96,6 +98,8 @@ pub fn main(options: &CompareOptions) -> Result<()> {
     } else {
         println!("\nInstructions of a map / an unmap, and at EL2 for both; events for both:\n");
         println!("{}\n{}", comparison.table(), comparison.trace_table());
+        println!("Instructions at EL2 of an access to a page that is mapped more than once:\n");
+        println!("{}", accesses::table(&comparison.accesses));
     }
     Ok(())
 }
@@ -133,7 +137,7 @@ pub(crate) fn map_costs(names: &[String], step: &Step) -> Result<Vec<MapCost>> {
     let cases = MapCase::choose(names)?;
     let (_, prepared) = guest::prepare(&cases, step)?;
     let figures = run::measure(&prepared, Setup::Oche, &cases, step)?;
-    let costs = cases.iter().zip(figures).map(|(case, figures)| {
+    let costs = cases.iter().zip(figures.cases).map(|(case, figures)| {
         let el2 = figures.el2.with_context(|| format!("{case} spends nothing at EL2"))?;
         Ok(MapCost { case: case.to_string(), kib: case.kib, el2 })
     });
@@ -183,6 +187,7 @@ fn begin(cases: &[MapCase], toolchain: Toolchain, prepared: &CompareGuest) -> Re
         compiler: versions::compiler(toolchain)?,
         qemu: versions::qemu()?,
         cases: cases.collect(),
+        accesses: Vec::new(),
     })
 }
 
@@ -194,8 +199,9 @@ fn add(
     cases: &[MapCase],
     step: &Step,
 ) -> Result<()> {
-    let figures = run::measure(prepared, setup, cases, step)?;
-    for (case, figures) in comparison.cases.iter_mut().zip(figures) {
+    let measured = run::measure(prepared, setup, cases, step)?;
+    accesses::add(&mut comparison.accesses, setup, measured.accesses)?;
+    for (case, figures) in comparison.cases.iter_mut().zip(measured.cases) {
         case.set(setup, figures);
     }
     Ok(())

@@ -5,15 +5,9 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::accesses::{self, AccessFigures};
+use super::changes::Changes;
 use super::run::{Figures, Setup};
-
-/// A figure that grows by more than this has become worse, in percent.
-pub(super) const MAX_PERCENT: f64 = 2.0;
-/// A figure that shrinks by more than this is no longer the cost of the same work, or must be
-/// recorded anew, in percent.
-pub(super) const MAX_BETTER_PERCENT: f64 = 10.0;
-/// Below this difference a figure is the same: figures are rounded to hundredths.
-const ROUNDING: f64 = 0.015;
 
 /// A comparison, with what it depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +20,8 @@ pub(super) struct Comparison {
     pub(super) qemu: String,
     /// The cases, in the order in which they ran.
     pub(super) cases: Vec<CaseFigures>,
+    /// Accesses to trapped pages, in the order in which they ran.
+    pub(super) accesses: Vec<AccessFigures>,
 }
 
 /// The figures of a case; what was not measured is left out.
@@ -82,19 +78,6 @@ impl Figures {
     }
 }
 
-/// What a comparison with the recorded figures comes to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    /// How many figures were compared.
-    pub(super) compared: usize,
-    /// Those that are worse, a line each.
-    pub(super) worse: Vec<String>,
-    /// Those that are better by more than the bound, a line each.
-    pub(super) better: Vec<String>,
-    /// How many of these are better by more than [`MAX_BETTER_PERCENT`].
-    pub(super) far_better: usize,
-}
-
 impl Comparison {
     /// Reads the JSON that [`Self::json`] gives.
     ///
@@ -122,6 +105,7 @@ impl Comparison {
     /// measured.
     pub(super) fn compare(&self, recorded: &Self) -> Result<Changes> {
         let mut changes = Changes::default();
+        accesses::compare(&self.accesses, &recorded.accesses, &mut changes)?;
         for measured in &self.cases {
             let name = &measured.case;
             let known = recorded.cases.iter().find(|known| known.case == *name);
@@ -212,20 +196,6 @@ impl Comparison {
             );
         }
         table
-    }
-}
-
-impl Changes {
-    fn take(&mut self, then: f64, now: f64, line: impl Fn() -> String) {
-        let bound = (then * MAX_PERCENT / 100.0).max(ROUNDING);
-        let change = |line: String| format!("{line} ({:+.1} %)", 100.0 * (now / then - 1.0));
-        self.compared += 1;
-        if now > then + bound {
-            self.worse.push(change(line()));
-        } else if now < then - bound {
-            self.better.push(change(line()));
-            self.far_better += usize::from(now < then * (1.0 - MAX_BETTER_PERCENT / 100.0));
-        }
     }
 }
 

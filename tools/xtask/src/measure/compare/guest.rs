@@ -21,15 +21,16 @@ const SCRIPT: &str = include_str!("guest/init.sh");
 /// The program that runs a case.
 const PROGRAM: &str = include_str!("guest/map-cost.c");
 /// The files beside the distribution's benchmark.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("Kbuild", include_str!("guest/Kbuild")),
     ("short-runs.h", include_str!("guest/short-runs.h")),
     ("oche-map-cost.c", include_str!("guest/oche-map-cost.c")),
+    ("oche-access-cost.c", include_str!("guest/oche-access-cost.c")),
 ];
 /// The distribution's benchmark, in its kernel's source.
 const BENCHMARK: &str = "kernel/dma/map_benchmark.c";
 /// The modules that are built.
-const MODULES: [&str; 2] = ["map_benchmark.ko", "oche-map-cost.ko"];
+const MODULES: [&str; 3] = ["map_benchmark.ko", "oche-map-cost.ko", "oche-access-cost.ko"];
 
 /// What the runs boot.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ fn pack_initrd(
     Ok(initramfs)
 }
 
-/// Builds the distribution's benchmark, unchanged, and the one with fresh pages.
+/// Builds the distribution's benchmark, unchanged, and the project's own modules.
 fn build_modules(kernel: &GuestKernel, step: &Step) -> Result<Vec<PathBuf>> {
     let path = module::source_file(kernel, BENCHMARK, step)?;
     let benchmark =

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::workspace;
 
-use super::comparison::{Changes, Comparison, MAX_BETTER_PERCENT, MAX_PERCENT};
+use super::accesses;
+use super::changes::{Changes, MAX_BETTER_PERCENT, MAX_PERCENT};
+use super::comparison::Comparison;
 
 /// The recorded figures, below the checkout's top folder.
 const FIGURES: &str = "tools/xtask/src/measure/compare/recorded.json";
@@ -51,8 +53,13 @@ pub(crate) fn put_tables(tables: &[(&str, String)]) -> Result<()> {
 }
 
 /// What encloses each table in the page, and the table.
-fn tables(comparison: &Comparison) -> [(&'static str, String); 2] {
-    [("comparison", comparison.table()), ("trace", comparison.trace_table())]
+fn tables(comparison: &Comparison) -> [(&'static str, String); 3] {
+    let accesses = accesses::table(&comparison.accesses);
+    [
+        ("comparison", comparison.table()),
+        ("trace", comparison.trace_table()),
+        ("accesses", accesses),
+    ]
 }
 
 /// The text of the page that shows the recorded figures.

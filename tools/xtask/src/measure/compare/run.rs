@@ -117,6 +117,15 @@ pub(super) struct Figures {
     pub(super) tlb_broadcasts: Option<f64>,
 }
 
+/// What a setup costs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Measured {
+    /// The figures of each case, in the cases' order.
+    pub(super) cases: Vec<Figures>,
+    /// The instructions of an access to a trapped page, by name.
+    pub(super) accesses: Vec<(String, f64)>,
+}
+
 /// Oche's counters of a case, over all its operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
@@ -161,7 +170,7 @@ struct Cost {
     clock_reads: u64,
 }
 
-/// Measures `setup` and gives the figures of each case, in the cases' order.
+/// Measures `setup`.
 ///
 /// # Errors
 ///
@@ -171,19 +180,19 @@ pub(super) fn measure(
     setup: Setup,
     cases: &[MapCase],
     step: &Step,
-) -> Result<Vec<Figures>> {
-    let figures = boot(prepared, setup, Purpose::Cost, cases, step)?;
-    let mut figures: Vec<Figures> = figures.into_iter().map(|(figures, _)| figures).collect();
+) -> Result<Measured> {
+    let Runs { cases: runs, accesses } = boot(prepared, setup, Purpose::Cost, cases, step)?;
+    let mut figures: Vec<Figures> = runs.into_iter().map(|(figures, _)| figures).collect();
     if setup == Setup::Oche {
         step.detail("once more, for Oche's counters");
         let counted = boot(prepared, setup, Purpose::Counters, cases, step)?;
-        for (figures, (counted, _)) in figures.iter_mut().zip(counted) {
+        for (figures, (counted, _)) in figures.iter_mut().zip(counted.cases) {
             figures.traps = counted.traps;
             figures.trapped_accesses = counted.trapped_accesses;
             figures.tlb_broadcasts = counted.tlb_broadcasts;
         }
     }
-    Ok(figures)
+    Ok(Measured { cases: figures, accesses })
 }
 
 /// Counts with `counter` what Oche executes at EL2 in each case.
@@ -198,11 +207,17 @@ pub(super) fn profile(
     step: &Step,
 ) -> Result<Vec<CountedCase>> {
     let runs = boot(prepared, Setup::Oche, Purpose::Profile(counter), cases, step)?;
-    Ok(runs.into_iter().filter_map(|(_, counted)| counted).collect())
+    Ok(runs.cases.into_iter().filter_map(|(_, counted)| counted).collect())
 }
 
-/// The figures of each case, and with [`Purpose::Profile`] what was counted.
-type Runs = Vec<(Figures, Option<CountedCase>)>;
+/// What a boot measured.
+#[derive(Debug, Default)]
+struct Runs {
+    /// The figures of each case, and with [`Purpose::Profile`] what was counted.
+    cases: Vec<(Figures, Option<CountedCase>)>,
+    /// The cost of each access.
+    accesses: Vec<(String, f64)>,
+}
 
 fn boot(
     prepared: &CompareGuest,
@@ -231,12 +246,14 @@ fn watch(
 ) -> Result<Runs> {
     let mut running = Running::start(machine, log)?;
     let ram = running.memory().open_path();
-    let (mut runs, mut counted, mut has_ended) = (Vec::new(), None, false);
+    let (mut runs, mut counted, mut has_ended) = (Runs::default(), None, false);
     let ending = running.watch(LIMIT, |running, line| {
         let Some(report) = line.text.strip_prefix("compare: ") else { return Ok(Wish::GoOn) };
         match report.split_once(' ').unwrap_or((report, "")) {
             ("run", _) => {
-                step.detail(&cases.get(runs.len()).map(MapCase::to_string).unwrap_or_default());
+                step.detail(
+                    &cases.get(runs.cases.len()).map(MapCase::to_string).unwrap_or_default(),
+                );
                 counted = match purpose {
                     Purpose::Cost => None,
                     Purpose::Counters => Some(count_between_rings(running, &ram, None)?),
@@ -246,17 +263,20 @@ fn watch(
                 };
             }
             ("cost", cost) => {
-                let case = cases.get(runs.len()).context("the guest ran more cases than asked")?;
+                let case = cases.get(runs.cases.len());
+                let case = case.context("the guest ran more cases than asked")?;
                 let run = judge(cost, case, counted.take()).with_context(|| format!("cost {cost}"));
-                runs.push(run?);
+                runs.cases.push(run?);
             }
+            ("access", cost) => runs.accesses.push(parse_access(cost)?),
             ("end", _) => has_ended = true,
             _ => bail!("in the guest: {report}"),
         }
         Ok(Wish::GoOn)
     })?;
     ensure!(ending.is_good() && has_ended, "{ending}, before its end");
-    ensure!(runs.len() == cases.len(), "{} of {} cases ran", runs.len(), cases.len());
+    let count = runs.cases.len();
+    ensure!(count == cases.len(), "{count} of {} cases ran", cases.len());
     Ok(runs)
 }
 
@@ -375,6 +395,13 @@ fn parse(cost: &str, case: &MapCase) -> Result<Cost> {
     let [map, unmap, _, _, hypervisor, clock_reads] = *numbers else { bail!("not six numbers") };
     ensure!(clock_reads >= 4 && map > 0 && unmap > 0, "nothing was mapped");
     Ok(Cost { map, unmap, hypervisor, clock_reads })
+}
+
+/// `ldr from-device 2 copies 570`: the access, and its instructions at EL2.
+fn parse_access(cost: &str) -> Result<(String, f64)> {
+    let wrong = || format!("access {cost}");
+    let (name, instructions) = cost.rsplit_once(' ').with_context(wrong)?;
+    Ok((name.to_owned(), instructions.parse().with_context(wrong)?))
 }
 
 impl Cost {

@@ -24,6 +24,7 @@ fn comparison(map: f64) -> Comparison {
         compiler: "rustc 1".into(),
         qemu: "7.2".into(),
         cases: vec![case],
+        accesses: Vec::new(),
     }
 }
 

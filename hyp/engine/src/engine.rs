@@ -305,6 +305,11 @@ impl Engine {
     ) -> FaultDisposition {
         let page = Gfn::containing(address).filter(|page| self.mapper.mover.is_ram(*page));
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
+        let is_write = access == AccessKind::Store;
+        let is_data = is_write || access == AccessKind::Load;
+        if is_data && self.access_known(host, address, is_write) {
+            return FaultDisposition::Emulate(page);
+        }
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
             // A page that is trapped only for a watch is not trapped any more after this.
             self.mapper.give_up_watch(host, page);
@@ -325,14 +330,28 @@ impl Engine {
                 FaultDisposition::Retry
             }
             (CpuTrap::Writes | CpuTrap::All, AccessKind::Load | AccessKind::Store) => {
-                host.event(Event::Access { address, is_write: access == AccessKind::Store });
+                host.event(Event::Access { address, is_write });
                 FaultDisposition::Emulate(page)
             }
         }
     }
 
+    /// Handles a CPU's load or store at guest-physical `address` as [`Self::access_trapped`] does,
+    /// if the page is known as trapped: then returns true, for [`FaultDisposition::Emulate`].
+    /// Otherwise does nothing.
+    #[inline]
+    pub fn access_known(&mut self, host: &mut impl Host, address: u64, is_write: bool) -> bool {
+        let is_known = Gfn::containing(address)
+            .is_some_and(|page| self.mapper.is_known_as_trapped(page, is_write));
+        if is_known {
+            host.event(Event::Access { address, is_write });
+        }
+        is_known
+    }
+
     /// Loads `bytes` bytes (1 to 8, inside the page) at `offset` of a trapped `page` for a CPU.
     /// Returns them zero-extended.
+    #[inline]
     pub fn load_trapped(
         &mut self,
         host: &mut impl Host,
@@ -475,6 +494,12 @@ impl Engine {
     /// Whether `page` is guest RAM.
     pub fn is_ram(&self, page: Gfn) -> bool {
         self.mapper.mover.is_ram(page)
+    }
+
+    /// The host page that holds `page` now, if it is guest RAM.
+    #[inline]
+    pub fn find(&self, page: Gfn) -> Option<Hfn> {
+        self.mapper.mover.find(page)
     }
 
     /// The host page that holds `page` now.

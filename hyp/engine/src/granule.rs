@@ -15,6 +15,7 @@
 pub(crate) mod addition;
 pub(crate) mod alias;
 mod copies;
+mod copy_set;
 mod cost;
 mod cpu_trap;
 mod direct;
@@ -43,6 +44,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
+use crate::granule::copy_set::CopySets;
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watches::Watches;
 use crate::granule::work::{HomeMove, MAX_HOME_MOVES, MergeCopy, PageCopy, UnmapOp};
@@ -148,6 +150,8 @@ pub(crate) struct GranuleMapper {
     listed: Vec<Gfn>,
     /// The copies of the page that is being merged.
     merging: Vec<MergeCopy>,
+    /// What is known of the pages that CPUs accessed last: see [`copy_set`].
+    copy_sets: CopySets,
     /// Words that were merged, counted once for each copy of the page. Wraps around.
     merged_words: usize,
 }
@@ -234,6 +238,7 @@ impl GranuleMapper {
             flush_merged: Vec::with_capacity(aliases / 2),
             listed: Vec::with_capacity(MAX_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
+            copy_sets: CopySets::new(),
             merged_words: 0,
         }
     }

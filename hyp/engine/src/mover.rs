@@ -129,6 +129,7 @@ pub(crate) struct Mover {
     states: Vec<PageState>,
     broken: Vec<Gfn>,
     is_flushed: bool,
+    version: u64,
 }
 
 impl Mover {
@@ -157,6 +158,7 @@ impl Mover {
             states: alloc::vec![state; count],
             broken: Vec::with_capacity(max_broken),
             is_flushed: false,
+            version: 0,
         }
     }
 
@@ -177,7 +179,18 @@ impl Mover {
 
     /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
+        self.version = self.version.wrapping_add(1);
         self.index(page).and_then(|index| self.states.get_mut(index))
+    }
+
+    /// A number that changes whenever the state of a page may change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether `page` holds a tracked table.
+    pub(crate) fn holds_table(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|state| state.table != NONE)
     }
 
     /// As [`Self::state`], mutable.
@@ -192,10 +205,12 @@ impl Mover {
 
     /// The host page that holds `page`.
     pub(crate) fn locate(&self, page: Gfn) -> Hfn {
-        match self.get(page) {
-            Some(state) if state.away != 0 => Hfn(state.away),
-            _ => page.home(),
-        }
+        self.find(page).unwrap_or(page.home())
+    }
+
+    /// The host page that holds `page`, if it is guest RAM.
+    pub(crate) fn find(&self, page: Gfn) -> Option<Hfn> {
+        self.get(page).map(|state| if state.away == 0 { page.home() } else { Hfn(state.away) })
     }
 
     /// Whether `page` is at home.

@@ -374,9 +374,9 @@ impl GranuleMapper {
             CopyKind::WithTwin(twin) => self.create_twin(host, copy.page, twin),
             CopyKind::Bounce | CopyKind::Demote => {}
         }
-        self.equalize_once(host, copy.page);
-        // Copied from the twin, not from the page: the page may have changed since the merge, and
-        // the next merge would take the difference for a device's write to the bounce page.
+        // Copied from the twin, not from the page: what devices wrote since the last merge is found
+        // by the next one, which would take a difference for a device's write to this bounce page.
+        // A page that a device reads and another writes is merged at the end of this flush.
         let from = self.twin(copy.page).unwrap_or(self.mover.locate(copy.page));
         host.copy_page(from, copy.to);
         self.set_filled(domain, copy.at);

@@ -22,12 +22,10 @@ impl GranuleMapper {
     /// As [`Self::slot_of`], for a mapping that may be in the list of a page and not yet in the
     /// granule map.
     fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
-        let state = self.state(mapping.domain, mapping.iova.granule());
-        let slot = state.slots.get(mapping.iova.slot()).copied().flatten()?;
-        match state.form {
-            Form::Direct(frame) | Form::Relocated(frame) => {
-                Some((slot, state.form, frame.page(mapping.iova.slot())))
-            }
+        let (directory, index) = (&self.placed(mapping.domain).directory, mapping.iova.slot());
+        let (slot, form) = self.granule_map.slot(directory, mapping.iova.granule(), index)?;
+        match form {
+            Form::Direct(frame) | Form::Relocated(frame) => Some((slot, form, frame.page(index))),
             Form::Empty => None,
         }
     }
@@ -181,6 +179,34 @@ fn first_changed(
 /// Copies each byte of `word` in which a copy differs from `twin` to the other copies and to
 /// `twin`. Returns how many bytes differed.
 fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [MergeCopy], word: usize) -> u32 {
+    let old = host.load(twin, word);
+    let mut changed = None;
+    for (index, copy) in copies.iter().enumerate().filter(|(_, copy)| copy.is_writable) {
+        let new = host.load(copy.at, word);
+        if new != old && changed.replace((index, new)).is_some() {
+            return propagate_several(host, twin, copies, word);
+        }
+    }
+    let Some((source, new)) = changed else { return 0 };
+    let diff = differing_bytes(old, new);
+    let pieces = if diff == u64::MAX { None } else { Some(Pieces::of(diff)) };
+    for (_, copy) in copies.iter().enumerate().filter(|(index, _)| *index != source) {
+        match &pieces {
+            Some(pieces) if copy.is_writable => pieces.store(host, copy.at, word, new),
+            _ => host.store(copy.at, word, new),
+        }
+    }
+    host.store(twin, word, new);
+    diff.count_ones() / 8
+}
+
+/// As [`propagate_word`], for a word in which several copies may differ.
+fn propagate_several(
+    host: &mut impl Host,
+    twin: Hfn,
+    copies: &mut [MergeCopy],
+    word: usize,
+) -> u32 {
     let old = host.load(twin, word);
     let (mut value, mut taken) = (old, 0);
     for copy in copies.iter_mut().filter(|copy| copy.is_writable) {

@@ -1,7 +1,8 @@
 //! The cost of changes in bytes, by which the work of one trap is bounded.
 //!
-//! A batch compares the copies of each page that it changes once: the code that makes copies equal
-//! adds the page to a list and skips it if it is in the list. How far copies differ is not known
+//! A batch compares the copies of each page that loses a mapping once: the code that makes copies
+//! equal adds the page to a list and skips it if it is in the list. A page that gains mappings is
+//! not compared: its bounce pages are filled from the twin. How far copies differ is not known
 //! before they are compared, so the worst case is reserved and the difference refunded.
 
 use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
@@ -17,7 +18,7 @@ const CHANGE_BYTES: usize = 1024;
 /// Cost of a page that is mapped or unmapped: checking the red zone, copying the page, filling the
 /// slot.
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
-/// Cost of each copy of such a page, which is compared at the removal and at the addition.
+/// Cost of each copy of such a page, which is compared at the removal.
 const COPY_BYTES: usize = 6 * PAGE_BYTES;
 /// Cost of each word that differs, for each copy that it is stored into. At worst every other byte
 /// differs and needs a store of its own, which takes as long as copying many words.

@@ -30,9 +30,10 @@ use oche_types::event::Refusal;
 use oche_types::{Invariant, invariant};
 
 use crate::granule::copies::store_bytes;
+use crate::granule::copy_set::CopySet;
 use crate::granule::state::Slot;
 use crate::granule::{BATCH, Change, GranuleMapper, Requester};
-use crate::host::{DomainId, Host};
+use crate::host::{DomainId, Host, Memory};
 use crate::mover::CpuTrap;
 
 impl GranuleMapper {
@@ -67,10 +68,10 @@ impl GranuleMapper {
     /// Removes or weakens the trap of `page` if it is stricter than needed. Returns whether it was.
     pub(crate) fn relax_trap(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let needed = self.needed_trap(page);
-        if needed == CpuTrap::None {
+        if needed == CpuTrap::None && self.mover.has_exclusives(page) {
             self.mover.set_exclusives(page, false);
         }
-        if self.needed_trap(page) >= self.mover.trap(page) {
+        if needed >= self.mover.trap(page) {
             return false;
         }
         self.mover.break_page(host, page);
@@ -87,8 +88,68 @@ impl GranuleMapper {
         }
     }
 
+    fn version(&self) -> u64 {
+        self.mover.version().wrapping_add(self.granule_map.version())
+    }
+
+    /// Whether `page` is known to be trapped as it must be, so that a load or store of a CPU is
+    /// carried out on all copies.
+    pub(crate) fn is_known_as_trapped(&self, page: Gfn, is_write: bool) -> bool {
+        let covering = if is_write { CpuTrap::Writes } else { CpuTrap::All };
+        self.copy_sets.get(page, self.version()).is_some_and(|set| set.trap >= covering)
+    }
+
+    /// The copies of `page`, or `None` if there are too many for a set.
+    #[inline]
+    fn copy_set(&mut self, page: Gfn) -> Option<&CopySet> {
+        let version = self.version();
+        if self.copy_sets.get(page, version).is_none() {
+            let found = self.find_copies(page, version)?;
+            self.copy_sets.keep(found);
+        }
+        self.copy_sets.get(page, version)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_copies(&self, page: Gfn, version: u64) -> Option<CopySet> {
+        let mut set = CopySet::new(page, version, self.mover.locate(page));
+        set.twin = self.twin(page);
+        for is_written in [true, false] {
+            for (bounce, _) in self.bounce_pages(page).filter(|(_, written)| *written == is_written)
+            {
+                if !set.add(bounce, is_written) {
+                    return None;
+                }
+            }
+        }
+        let trap = self.mover.trap(page);
+        // A watch ends without a change of the page's state.
+        let is_as_needed = !self.watches.are_set() && trap == self.needed_trap(page);
+        if is_as_needed && !self.mover.holds_table(page) {
+            set.trap = trap;
+        }
+        Some(set)
+    }
+
+    /// Word `word` of `page` as a CPU loads it: merges what devices wrote there first.
+    #[inline]
+    fn merged_word(&mut self, host: &mut impl Host, page: Gfn, word: usize) -> u64 {
+        match self.copy_set(page).and_then(|set| set.load(host, word)) {
+            Some(value) => value,
+            None => self.merge_word(host, page, word),
+        }
+    }
+
+    #[inline(never)]
+    fn merge_word(&mut self, host: &mut impl Host, page: Gfn, word: usize) -> u64 {
+        self.propagate(host, page, word..word + 1);
+        host.load(self.mover.locate(page), word)
+    }
+
     /// Loads `bytes` bytes (1 to 8, inside the page) at `offset` of a trapped `page` for a CPU, and
     /// zero-extends them. Returns 0 if the range is invalid.
+    #[inline]
     pub(crate) fn load(
         &mut self,
         host: &mut impl Host,
@@ -98,12 +159,10 @@ impl GranuleMapper {
     ) -> u64 {
         check_inside(offset, bytes);
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
-        self.propagate(host, page, first..last + 1);
-        let at = self.mover.locate(page);
         let shift = 8 * (offset % 8) as u32;
-        let mut value = host.load(at, first) >> shift;
+        let mut value = self.merged_word(host, page, first) >> shift;
         if last != first {
-            value |= host.load(at, last) << (64 - shift);
+            value |= self.merged_word(host, page, last) << (64 - shift);
         }
         let unused = 64 - 8 * bytes as u32;
         value << unused >> unused
@@ -121,15 +180,23 @@ impl GranuleMapper {
         value: u64,
     ) {
         check_inside(offset, bytes);
-        self.propagate(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
-        let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
-        let mask = u64::MAX >> (64 - 8 * bytes);
+        let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
+        let _ = self.merged_word(host, page, first);
+        if last != first {
+            let _ = self.merged_word(host, page, last);
+        }
+        if let Some(set) = self.copy_set(page) {
+            if bytes.is_power_of_two() && offset.is_multiple_of(bytes) {
+                let width_log2 = bytes.trailing_zeros() as u8;
+                set.all().for_each(|to| host.store_aligned(to, offset, width_log2, value));
+            } else {
+                set.all().for_each(|to| store_part(host, to, offset, bytes, value));
+            }
+            return;
+        }
         let bounce_pages = self.bounce_pages(page).map(|(bounce, _)| bounce);
         for to in bounce_pages.chain([self.mover.locate(page)]).chain(self.twin(page)) {
-            store_bytes(host, to, word, mask << shift, value << shift);
-            if offset % 8 + bytes > 8 {
-                store_bytes(host, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
-            }
+            store_part(host, to, offset, bytes, value);
         }
     }
 
@@ -203,6 +270,17 @@ impl GranuleMapper {
         let requester = Requester::of(&self.placed(domain).members);
         self.remove(host, requester, domain, changes);
         self.refuse_unmapped(host, requester, Refusal::NotTrappable);
+    }
+}
+
+/// Stores the low `bytes` bytes of `value` at `offset` of `to`. An aligned power of two of bytes is
+/// one store.
+fn store_part(memory: &mut impl Memory, to: Hfn, offset: usize, bytes: usize, value: u64) {
+    let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
+    let mask = u64::MAX >> (64 - 8 * bytes);
+    store_bytes(memory, to, word, mask << shift, value << shift);
+    if offset % 8 + bytes > 8 {
+        store_bytes(memory, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
     }
 }
 

@@ -84,6 +84,7 @@ impl GranuleState {
 pub(crate) struct GranuleMap {
     blocks: Vec<Block>,
     free: Vec<u32>,
+    version: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -116,7 +117,8 @@ impl GranuleMap {
     pub(crate) fn new(blocks: usize) -> Self {
         let blocks = blocks.min(NO_BLOCK as usize);
         let empty = Block { states: [GranuleState::EMPTY; GRANULES], used: 0 };
-        Self { blocks: alloc::vec![empty; blocks], free: (0..blocks as u32).rev().collect() }
+        let free = (0..blocks as u32).rev().collect();
+        Self { blocks: alloc::vec![empty; blocks], free, version: 0 }
     }
 
     /// Bytes of heap that [`Self::new`] takes.
@@ -138,6 +140,23 @@ impl GranuleMap {
             Some(block) => *block.states.get(state).must("a granule has a place in its block"),
             None => GranuleState::EMPTY,
         }
+    }
+
+    /// Slot `slot` of `granule`, if it is mapped, and how the granule is backed.
+    pub(crate) fn slot(
+        &self,
+        directory: &Directory,
+        granule: Granule,
+        slot: usize,
+    ) -> Option<(Slot, Form)> {
+        let (number, state) = position(granule);
+        let state = self.block(directory, number)?.states.get(state)?;
+        state.slots.get(slot).copied().flatten().map(|slot| (slot, state.form))
+    }
+
+    /// A number that changes whenever the state of a granule may change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// The first of `granules` in which something is mapped, with its state. Skips missing blocks
@@ -177,6 +196,7 @@ impl GranuleMap {
 
     /// Sets the state of a prepared `granule`. Frees its block if all states in it are empty.
     pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: GranuleState) {
+        self.version = self.version.wrapping_add(1);
         let (block, state) = position(granule);
         let number = directory.0.get(block).must("an IOVA has 32 bits");
         let block =

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
@@ -52,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) invalidations: usize,
     /// Words that the engine loaded and stored.
     pub(crate) words: Cell<usize>,
+    /// How often the engine compared all of two pages.
+    pub(crate) comparisons: Cell<usize>,
     /// How often CPUs' translations of broken pages were flushed.
     pub(crate) flushes: usize,
     /// Called once by the next invalidation, while the hardware drains.
@@ -234,6 +237,11 @@ unsafe impl Memory for Machine {
 
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
         self.lie.or_else(|| (word..PAGE_WORDS).find(|word| self.load(page, *word) != known[*word]))
+    }
+
+    fn first_difference(&self, one: Hfn, other: Hfn, mut words: Range<usize>) -> Option<usize> {
+        self.comparisons.set(self.comparisons.get() + usize::from(words == (0..PAGE_WORDS)));
+        words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {

@@ -48,6 +48,26 @@ fn c6_a_page_with_64_written_copies_costs_one_trap_work_in_proportion() {
     assert!(bench.is_home(30));
 }
 
+#[test]
+fn a_page_is_merged_once_when_it_loses_and_gains_mappings() {
+    let mut bench = Bench::new(67);
+    let wanted = Some((page(30), Permission::WRITE_ONLY));
+    [0, 4, 8].into_iter().for_each(|iova| bench.set(iova, wanted));
+    bench.flush(0, 0);
+    bench.machine.comparisons.set(0);
+    bench.set(4, None);
+    (12..20).for_each(|iova| bench.set(iova, wanted));
+    flush(&mut bench);
+
+    // Each of the three copies that a device may have written, with the twin.
+    assert_eq!(bench.machine.comparisons.get(), 3);
+    bench.machine.comparisons.set(0);
+    (20..28).for_each(|iova| bench.set(iova, wanted));
+    flush(&mut bench);
+
+    assert_eq!(bench.machine.comparisons.get(), 0, "a bounce page is filled from the twin");
+}
+
 /// Bytes of each word that differ between two copies and what both last agreed on: no two beside
 /// each other, so that each is a store of its own.
 const NEWS: [[usize; 2]; 2] = [[0, 4], [2, 6]];

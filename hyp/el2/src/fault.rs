@@ -55,6 +55,9 @@ pub trait Platform: Sync {
     ) -> IoResult;
     /// Handles an access to a trapped page: see `trapped_page::hw::on_fault`.
     fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume;
+    /// Carries out a load or store that stage 2 refused at the virtual address `far`, if it is a
+    /// common access to a trapped page: see `trapped_page::known`. Returns whether it did.
+    fn emulate_known(&'static self, far: u64, is_write: bool, frame: &mut TrapFrame) -> bool;
     /// Ends or continues this CPU's step: see `trapped_page::hw::on_step`.
     fn step_ended(
         &'static self,

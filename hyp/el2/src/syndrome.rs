@@ -99,6 +99,15 @@ pub struct Abort {
     pub transfer: Option<Transfer>,
 }
 
+/// A data access that stage 2 does not map or does not permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedAccess {
+    /// `WnR`.
+    pub is_write: bool,
+    /// Whether nothing is mapped there; otherwise the entry does not permit the access.
+    pub is_translation_fault: bool,
+}
+
 /// A load or store of one general-purpose register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
@@ -160,6 +169,18 @@ impl Exception {
         }
     }
 
+    /// The load or store that stage 2 refused, if the exception is of one: no fetch, no table walk
+    /// and no cache maintenance.
+    pub fn refused_access(&self) -> Option<RefusedAccess> {
+        // EC, FnV, CM, S1PTW, and of DFSC what is the same in both kinds of fault at every level.
+        const MASK: u64 = 0x3f << 26 | 1 << 10 | 1 << 8 | 1 << 7 | 0b11_0100;
+        let is_one = self.syndrome & MASK == 0x24 << 26 | 0b00_0100;
+        is_one.then_some(RefusedAccess {
+            is_write: self.syndrome >> 6 & 1 != 0,
+            is_translation_fault: self.syndrome & 0b00_1000 == 0,
+        })
+    }
+
     /// The page-aligned intermediate physical address in `HPFAR_EL2`. Not valid for every abort:
     /// see [`Exception::hpfar_is_valid`].
     pub fn hpfar_page(&self) -> u64 {
@@ -210,6 +231,32 @@ impl Exception {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_refused_access_is_a_data_abort_of_the_access_itself() {
+        let every_abort = (0..1 << 11).flat_map(|iss| [0x20_u64, 0x24].map(|ec| ec << 26 | iss));
+        for syndrome in every_abort {
+            let exception = Exception { syndrome, far: 0, hpfar: 0 };
+            let expected = match exception.class() {
+                Class::DataAbort(abort)
+                    if !abort.on_table_walk
+                        && !abort.is_cache_maintenance
+                        && !abort.far_invalid =>
+                {
+                    let is_write = abort.is_write;
+                    match abort.status {
+                        FaultStatus::Translation => Some((is_write, true)),
+                        FaultStatus::Permission => Some((is_write, false)),
+                        FaultStatus::Other(_) => None,
+                    }
+                }
+                _ => None,
+            };
+            let found = exception.refused_access();
+            let found = found.map(|access| (access.is_write, access.is_translation_fault));
+            assert_eq!(found, expected, "{syndrome:#x}");
+        }
+    }
+
     use super::*;
 
     fn of(syndrome: u64) -> Class {

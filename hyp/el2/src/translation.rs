@@ -6,7 +6,7 @@
 use core::arch::asm;
 
 use aarch64_cpu::registers::{PAR_EL1, Readable, Writeable};
-use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 
 use crate::frame::TrapFrame;
 use crate::instruction::{Access, InstructionSet};
@@ -29,8 +29,29 @@ const PAR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The guest's instruction, if the guest is in AArch64 state with little-endian data and no tag
 /// checks. `None` also if the instruction cannot be read now.
 pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
-    let is_usual = frame.spsr & SPSR_AARCH32 == 0 && SctlrEl12.read() & SCTLR_UNUSUAL == 0;
-    raw_instruction(frame).filter(|_| is_usual).map(|(word, _)| word)
+    raw_instruction(frame).filter(|_| is_usual(frame)).map(|(word, _)| word)
+}
+
+/// As [`instruction`], where `locate` returns the host page of a page of guest RAM.
+pub(super) fn instruction_at(
+    frame: &TrapFrame,
+    locate: impl FnOnce(Gfn) -> Option<Hfn>,
+) -> Option<u32> {
+    if !is_usual(frame) || frame.elr % 4 != 0 {
+        return None;
+    }
+    let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0)?;
+    let at = locate(Gfn::containing(address)?)?;
+    let offset = address as usize % PAGE_BYTES;
+    let pointer = core::ptr::with_exposed_provenance::<u32>(at.address() as usize + offset);
+    // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the
+    // guest may change it at any time, and the word, which is aligned, is read once.
+    Some(unsafe { pointer.read_volatile() })
+}
+
+/// Whether the guest is in AArch64 state with little-endian data and no tag checks.
+fn is_usual(frame: &TrapFrame) -> bool {
+    frame.spsr & SPSR_AARCH32 == 0 && SctlrEl12.read() & SCTLR_UNUSUAL == 0
 }
 
 /// The guest's instruction and its instruction set, in any state. `None` if it cannot be read now,
@@ -93,19 +114,32 @@ pub(super) fn recheck_translation(
     frame: &TrapFrame,
     page: Gfn,
 ) -> Translation {
-    let executes_as_user = frame.spsr & SPSR_LEVEL == 0;
-    let is_user = executes_as_user || access.is_unprivileged && frame.spsr & SPSR_UAO == 0;
-    let has_pan = frame.spsr & (SPSR_AARCH32 | SPSR_PAN) == SPSR_PAN && !is_user;
-    if has_pan && !features::has_translation_with_pan() {
-        return Translation::Other;
-    }
-    let result = ask_stage1(address, is_user, access.is_write(), has_pan);
+    let Some(result) = ask_stage1_for(address, access, frame) else { return Translation::Other };
     // F; FST; S: stage 2 stopped the walk.
     match (result & 1, result >> 9 & 1) {
         (0, _) if result & PAR_ADDRESS == page.address() => Translation::Same,
         (0, _) | (_, 1) => Translation::Other,
         _ => Translation::Fault(result >> 1 & 0x3f),
     }
+}
+
+/// The guest-physical address to which the guest's stage 1, in the state of `frame`, translates
+/// `access` at the virtual `address`, if it allows the access. As [`recheck_translation`].
+pub(super) fn translate_access(address: u64, access: &Access, frame: &TrapFrame) -> Option<u64> {
+    let result = ask_stage1_for(address, access, frame).filter(|result| result & 1 == 0)?;
+    Some(result & PAR_ADDRESS | address & 0xfff)
+}
+
+/// `PAR_EL1` after a walk of the guest's stage 1 for `access` in the state of `frame`, or `None` if
+/// no `AT` is for such an access.
+fn ask_stage1_for(address: u64, access: &Access, frame: &TrapFrame) -> Option<u64> {
+    let executes_as_user = frame.spsr & SPSR_LEVEL == 0;
+    let is_user = executes_as_user || access.is_unprivileged && frame.spsr & SPSR_UAO == 0;
+    let has_pan = frame.spsr & (SPSR_AARCH32 | SPSR_PAN) == SPSR_PAN && !is_user;
+    if has_pan && !features::has_translation_with_pan() {
+        return None;
+    }
+    Some(ask_stage1(address, is_user, access.is_write(), has_pan))
 }
 
 /// The guest-physical address to which the guest's stage 1 translates a load by EL0, or by EL1

@@ -78,6 +78,7 @@ fn on_other(exception: &Exception, frame: &mut TrapFrame) {
     let ended_step = if step::hw::is_stepping() { end_step(exception, frame) } else { None };
     match ended_step {
         Some(exit) => exits.count(exit),
+        None if emulate_known(exception, frame) => exits.count(Exit::TrappedPage),
         None => {
             let trap = Trap::of(exception);
             // Counted before it is handled, because a call may stop the CPU or the machine.
@@ -85,6 +86,17 @@ fn on_other(exception: &Exception, frame: &mut TrapFrame) {
             on_trap(trap, exception, frame);
         }
     }
+}
+
+/// Carries out the load or store that stage 2 refused, if it is a common access to a trapped page.
+fn emulate_known(exception: &Exception, frame: &mut TrapFrame) -> bool {
+    let Some(access) = exception.refused_access() else { return false };
+    // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
+    if access.is_translation_fault && !guest::is_memory(exception.hpfar_page()) {
+        return false;
+    }
+    let platform = PLATFORM.get();
+    platform.is_some_and(|platform| platform.emulate_known(exception.far, access.is_write, frame))
 }
 
 /// How a synchronous exception is to be handled.

@@ -19,12 +19,14 @@
 
 #[cfg(target_os = "none")]
 pub mod hw;
+#[cfg(target_os = "none")]
+pub mod known;
 
 pub mod monitor;
 pub mod progress;
 
 use oche_engine::{AccessKind, FaultDisposition, WatchedAccess};
-use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
 use crate::guest_registers::GuestRegisters;
@@ -36,6 +38,10 @@ use monitor::Monitors;
 pub trait TrappedPages {
     /// See `Engine::access_trapped`. `pc` is recorded in the trace.
     fn access(&mut self, pc: u64, address: u64, kind: AccessKind) -> FaultDisposition;
+    /// See `Engine::access_known`. `pc` is recorded in the trace.
+    fn access_known(&mut self, pc: u64, address: u64, is_write: bool) -> bool;
+    /// The host page that holds `page`, if it is guest RAM.
+    fn locate(&self, page: Gfn) -> Option<Hfn>;
     /// See `Engine::load_trapped`.
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64;
     /// See `Engine::store_trapped`.

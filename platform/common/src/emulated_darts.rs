@@ -18,7 +18,7 @@ use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, WatchedAccess};
 use oche_trace::directory::Layout;
-use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
+use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
 use oche_types::dart::registers::STREAM_COMMAND;
 use oche_types::dart::stream::DartId;
 use oche_types::event::Event;
@@ -255,6 +255,19 @@ impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
         let trapped = self.engine.access_trapped(&mut self.machine, address, kind);
         self.end_trap();
         trapped
+    }
+
+    fn access_known(&mut self, program_counter: u64, address: u64, is_write: bool) -> bool {
+        self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
+        let is_known = self.engine.access_known(&mut self.machine, address, is_write);
+        if is_known {
+            self.end_trap();
+        }
+        is_known
+    }
+
+    fn locate(&self, page: Gfn) -> Option<Hfn> {
+        self.engine.find(page)
     }
 
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64 {

@@ -103,11 +103,7 @@ pub fn on_fault<G: TrappedPages>(
                     if recheck_translation(address, &access, frame, page) != Translation::Same {
                         return Resume::Same;
                     }
-                    // Orders the access after the guest's own earlier stores and before its later
-                    // ones.
-                    fence(Ordering::SeqCst);
                     emulate(&mut *pages, page, address, &access, frame);
-                    fence(Ordering::SeqCst);
                     if !matches!(access.kind, Operation::LoadExclusive { .. }) {
                         return Resume::Next;
                     }
@@ -149,6 +145,8 @@ fn emulate(
     frame: &mut TrapFrame,
 ) {
     let mut state = STATE.lock();
+    // Orders the access after the guest's own earlier stores and before its later ones.
+    fence(Ordering::SeqCst);
     let is_done = trapped_page::emulate(
         pages,
         &mut state.monitors,
@@ -158,6 +156,7 @@ fn emulate(
         access,
         &mut FrameRegisters { frame },
     );
+    fence(Ordering::SeqCst);
     assert!(is_done, "an access inside one page is emulated");
 }
 
@@ -223,9 +222,7 @@ fn store_exclusive<G: TrappedPages>(
     }
     match recheck_translation(address, access, frame, page) {
         Translation::Same => {
-            fence(Ordering::SeqCst);
             emulate(&mut *pages, page, address, access, frame);
-            fence(Ordering::SeqCst);
             frame.advance();
             SequenceOutcome::Emulated
         }
@@ -236,6 +233,11 @@ fn store_exclusive<G: TrappedPages>(
         }
         Translation::Other => SequenceOutcome::Open,
     }
+}
+
+/// Clears other CPUs' monitors for a store of this CPU at `offset` of `page`.
+pub(super) fn note_store(page: Gfn, offset: usize) {
+    STATE.lock().monitors.note_store(percpu::index(), page, offset);
 }
 
 fn of_this_cpu<T>(all: &mut [T; MAX_CPUS]) -> &mut T {

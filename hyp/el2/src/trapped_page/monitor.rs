@@ -37,17 +37,22 @@ pub struct MonitoredBytes {
 
 /// All CPUs' monitors.
 #[derive(Debug)]
-pub struct Monitors([Option<Monitor>; MAX_CPUS]);
+pub struct Monitors {
+    monitors: [Option<Monitor>; MAX_CPUS],
+    /// Whether any may be set: mostly none is, and a store looks at no monitor.
+    are_set: bool,
+}
 
 impl Monitors {
     /// Creates monitors that are all clear.
     pub const fn new() -> Self {
-        Self([None; MAX_CPUS])
+        Self { monitors: [None; MAX_CPUS], are_set: false }
     }
 
     /// Sets the monitor of CPU `cpu`, which has loaded `values` exclusively from `place`.
     pub fn begin(&mut self, cpu: usize, place: MonitoredBytes, values: [u64; 2]) {
         *self.of(cpu) = Some(Monitor { place, values });
+        self.are_set = true;
     }
 
     /// Takes the values that the CPU loaded exclusively from there, unless another CPU has stored
@@ -58,16 +63,17 @@ impl Monitors {
 
     /// The values that the CPU's monitor covers, unless another CPU has stored since.
     pub fn values(&self, cpu: usize) -> Option<[u64; 2]> {
-        self.0.get(cpu).and_then(Option::as_ref).map(|monitor| monitor.values)
+        self.monitors.get(cpu).and_then(Option::as_ref).map(|monitor| monitor.values)
     }
 
     /// Clears the monitor of the CPU, whose sequence has ended, as by `CLREX`.
     pub fn end(&mut self, cpu: usize) {
         *self.of(cpu) = None;
+        self.are_set = self.monitors.iter().any(Option::is_some);
     }
 
     fn of(&mut self, cpu: usize) -> &mut Option<Monitor> {
-        self.0.get_mut(cpu).expect("a CPU's number is below the maximum")
+        self.monitors.get_mut(cpu).expect("a CPU's number is below the maximum")
     }
 
     /// Clears other CPUs' monitors for a store of CPU `cpu` at `offset` of `page`.
@@ -83,7 +89,10 @@ impl Monitors {
     }
 
     fn clear(&mut self, cpu: usize, is_hit: impl Fn(&Monitor) -> bool) {
-        for (number, monitor) in self.0.iter_mut().enumerate() {
+        if !self.are_set {
+            return;
+        }
+        for (number, monitor) in self.monitors.iter_mut().enumerate() {
             if number != cpu && monitor.as_ref().is_some_and(&is_hit) {
                 *monitor = None;
             }

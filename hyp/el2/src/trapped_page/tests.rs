@@ -18,6 +18,14 @@ impl TrappedPages for Bytes {
         FaultDisposition::Emulate(PAGE)
     }
 
+    fn access_known(&mut self, _pc: u64, _address: u64, _is_write: bool) -> bool {
+        true
+    }
+
+    fn locate(&self, _page: Gfn) -> Option<Hfn> {
+        None
+    }
+
     fn load(&mut self, _page: Gfn, offset: usize, bytes: usize) -> u64 {
         let mut value = [0; 8];
         value[..bytes].copy_from_slice(&self.bytes[offset..offset + bytes]);

@@ -180,6 +180,10 @@ impl Platform for M1Platform {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
+    fn emulate_known(&'static self, far: u64, is_write: bool, frame: &mut TrapFrame) -> bool {
+        trapped_page::known::emulate_known(&self.emulated_darts, far, is_write, frame)
+    }
+
     fn step_ended(
         &'static self,
         is_done: bool,

@@ -37,7 +37,7 @@ pub(super) fn instruction_at(
     frame: &TrapFrame,
     locate: impl FnOnce(Gfn) -> Option<Hfn>,
 ) -> Option<u32> {
-    if !is_usual(frame) || frame.elr % 4 != 0 {
+    if !is_usual(frame) || !frame.elr.is_multiple_of(4) {
         return None;
     }
     let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0)?;

@@ -319,6 +319,8 @@ impl GranuleMapper {
         if !self.to_migrate.is_empty() {
             let mut to_migrate = core::mem::take(&mut self.to_migrate);
             self.migrate(host, requester, domain);
+            // As after a split in `remove`.
+            self.remove(host, requester, domain, &to_migrate);
             self.add(host, requester, domain, &to_migrate);
             to_migrate.clear();
             self.to_migrate = to_migrate;

@@ -152,6 +152,42 @@ fn c2_a_split_direct_granule_loses_no_write_of_the_device() {
 }
 
 #[test]
+fn a_page_gets_a_new_permission_in_the_flush_that_splits_its_granule() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    bench.map(20, &[4, 5, 6, 7]);
+    // Page 5 stays at home for IOVA 21, so the split makes its slot at IOVA 9 a bounce page.
+    bench.set(8, None);
+    bench.set(9, Some((page(5), Permission { read: true, write: false })));
+    bench.flush(0, 0);
+    assert_ne!(bench.device_read(8, 0), Some(4));
+    assert_eq!(bench.device_read(9, 0), Some(5));
+    assert!(bench.device_write(21, 40, 1));
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(9, 40), Some(1));
+    assert!(bench.is_home(5));
+}
+
+#[test]
+fn a_page_gets_a_new_permission_in_the_flush_that_migrates_its_granule() {
+    let mut bench = Bench::new(32);
+    bench.machine.has_windows = true;
+    let read_only = Permission { read: true, write: false };
+    bench.set(8, Some((page(4), read_only)));
+    bench.set(9, Some((page(5), read_only)));
+    bench.flush(0, 0);
+    bench.map(20, &[4, 5, 6, 7]);
+    // The new neighbour does not fit, and page 5 stays at home for IOVA 21.
+    bench.set(9, Some((page(5), Permission::READ_WRITE)));
+    bench.set(10, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    assert_eq!(bench.count(|event| matches!(event, Event::LiveMove { .. })), 1);
+    assert!(bench.device_write(9, 40, 1));
+    assert_eq!(bench.cpu_load(5, 40), 1);
+    assert_eq!(bench.device_read(10, 0), Some(30));
+}
+
+#[test]
 fn c2_an_alias_gets_a_bounce_page_and_what_the_device_wrote_there_is_merged_at_unmap() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);

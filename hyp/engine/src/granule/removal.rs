@@ -226,8 +226,24 @@ impl<H: Host> UnmapBatch<'_, H, Moved> {
 }
 
 impl GranuleMapper {
-    /// Unmaps what `changes` no longer contain.
+    /// Unmaps what `changes` no longer contain, and what has to be unmapped to change its
+    /// permission.
     pub(super) fn remove(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        domain: DomainId,
+        changes: &[Change],
+    ) {
+        self.remove_once(host, requester, domain, changes);
+        if self.unmap_ops.iter().any(|op| op.split.is_some()) {
+            // What a split granule keeps may be a bounce page now, whose permission changes only by
+            // unmapping it.
+            self.remove_once(host, requester, domain, changes);
+        }
+    }
+
+    fn remove_once(
         &mut self,
         host: &mut impl Host,
         requester: Requester,

@@ -8,7 +8,7 @@ use crate::host::Host;
 
 impl Engine {
     /// Handles a CPU's load or store at guest-physical `address` as [`Self::access_trapped`] does,
-    /// if the page is known as trapped: then returns true, for [`FaultDisposition::Emulate`].
+    /// if the page is known as trapped: then returns true, for `FaultDisposition::Emulate`.
     /// Otherwise does nothing.
     #[inline]
     pub fn access_known(&mut self, host: &mut impl Host, address: u64, is_write: bool) -> bool {

@@ -374,6 +374,10 @@ impl GranuleMapper {
             CopyKind::WithTwin(twin) => self.create_twin(host, copy.page, twin),
             CopyKind::Bounce | CopyKind::Demote => {}
         }
+        if self.mover.is_pinned(copy.page) {
+            // A bus master may have written the page, and no flush merges that.
+            self.equalize_once(host, copy.page);
+        }
         // Copied from the twin, not from the page: what devices wrote since the last merge is found
         // by the next one, which would take a difference for a device's write to this bounce page.
         // A page that a device reads and another writes is merged at the end of this flush.

@@ -24,7 +24,6 @@ use cases::MapCase;
 use comparison::{CaseFigures, Comparison};
 use devices::DeviceOptions;
 use guest::CompareGuest;
-pub(crate) use recorded::put_tables;
 pub(crate) use run::CountedCase;
 use run::Setup;
 

@@ -10,7 +10,7 @@ use oche::progress::Progress;
 mod table;
 mod work;
 
-use super::{compare, parts};
+use super::{compare, page, parts};
 use work::Floor;
 
 /// The cases, one of each size.
@@ -54,7 +54,7 @@ pub fn main(options: &FloorOptions) -> Result<()> {
     step.done("");
     let floor = Floor::new(costs, &measured)?;
     if options.record {
-        compare::put_tables(&table::marked(&floor)?)?;
+        page::put_tables(&table::marked(&floor)?)?;
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&floor).context("the floor")?);

@@ -95,7 +95,8 @@ fn compare(without: &[TransferCosts], with: &[TransferCosts], step: &Step) -> Re
     };
     let sums = |boots: &[TransferCosts]| boots.iter().map(total).collect::<Vec<_>>();
     step.line(
-        "millions:               EL0      EL1      EL2      all   spread |  traced EL2      all   spread |  added",
+        "millions:               EL0      EL1      EL2      all   spread |  traced EL2      all   \
+         spread |  added",
     );
     for (place, name) in names.into_iter().enumerate() {
         step.line(&row(name, &column(without, place)?, &column(with, place)?));

@@ -36,8 +36,8 @@ const DEFAULT: [&str; 3] =
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Cases are those of `cargo xtask measure compare`, with the transfers of its --devices, such as
-`e1000e-receive`; without --only, three of the maps. A plugin of QEMU counts each instruction, so the
-counts are exact, and their sum is what the guest counts itself.")]
+`e1000e-receive`; without --only, three of the maps. A plugin of QEMU counts each instruction, so
+the counts are exact, and their sum is what the guest counts itself.")]
 pub struct ProfileOptions {
     /// Profile the cases whose names contain WORD, such as `fresh 4 KiB`; may be repeated.
     #[arg(long, value_name = "WORD")]

@@ -14,9 +14,10 @@ use oche::workspace;
 mod figures;
 mod session;
 
-use super::{recorded, versions};
+use super::versions;
 use crate::demo::disks::{Sizes, hex_digest};
 use crate::demo::transfers::{self, TransferCosts};
+use crate::measure::page;
 use crate::measure::transfers::{Clock, TransferGuest, Under};
 use figures::DeviceComparison;
 use session::{Boot, Identity, Session};
@@ -116,16 +117,15 @@ fn figures_path() -> PathBuf {
 
 /// Records `comparison`, and puts its table into the page about it.
 fn write(comparison: &DeviceComparison) -> Result<()> {
-    let page = recorded::with_tables(&recorded::page()?, &[(TABLE, comparison.table())])?;
-    workspace::write_whole(&figures_path(), comparison.json()?.as_bytes())?;
-    recorded::write_page(&page)
+    page::put_tables(&[(TABLE, comparison.table())])?;
+    workspace::write_whole(&figures_path(), comparison.json()?.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{DeviceComparison, TABLE, figures_path, recorded};
+    use super::{DeviceComparison, TABLE, figures_path, page};
     use crate::demo::transfers::TRANSFERS;
 
     #[test]
@@ -134,8 +134,8 @@ mod tests {
         let comparison = DeviceComparison::parse(&json).unwrap();
         let names: Vec<_> = comparison.transfers.iter().map(|figures| &*figures.transfer).collect();
         assert_eq!(names, TRANSFERS);
-        let page = recorded::page().unwrap();
-        let shown = recorded::with_tables(&page, &[(TABLE, comparison.table())]).unwrap();
+        let page = page::read().unwrap();
+        let shown = page::with_tables(&page, &[(TABLE, comparison.table())]).unwrap();
         assert_eq!(shown, page, "run `cargo xtask measure compare --devices --record`");
     }
 }

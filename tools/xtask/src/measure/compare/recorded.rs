@@ -10,11 +10,10 @@ use oche::workspace;
 use super::accesses;
 use super::changes::{Changes, MAX_BETTER_PERCENT, MAX_PERCENT};
 use super::comparison::Comparison;
+use crate::measure::page;
 
 /// The recorded figures, below the checkout's top folder.
 const FIGURES: &str = "tools/xtask/src/measure/compare/recorded.json";
-/// The page that shows them.
-const PAGE: &str = "docs/measurements.md";
 /// What makes them anew.
 const COMMAND: &str = "cargo xtask measure compare --record";
 
@@ -39,17 +38,8 @@ pub(super) fn read() -> Result<Comparison> {
 ///
 /// A file cannot be written, or the page has no place for a table.
 pub(super) fn write(comparison: &Comparison) -> Result<()> {
-    put_tables(&tables(comparison))?;
+    page::put_tables(&tables(comparison))?;
     workspace::write_whole(&path(FIGURES), comparison.json()?.as_bytes())
-}
-
-/// Puts each of `tables` into the page that shows what was measured, at the place of its name.
-///
-/// # Errors
-///
-/// The page has no place for a table, or cannot be written.
-pub(crate) fn put_tables(tables: &[(&str, String)]) -> Result<()> {
-    write_page(&with_tables(&page()?, tables)?)
 }
 
 /// What encloses each table in the page, and the table.
@@ -60,24 +50,6 @@ fn tables(comparison: &Comparison) -> [(&'static str, String); 3] {
         ("trace", comparison.trace_table()),
         ("accesses", accesses),
     ]
-}
-
-/// The text of the page that shows the recorded figures.
-///
-/// # Errors
-///
-/// It cannot be read.
-pub(super) fn page() -> Result<String> {
-    fs::read_to_string(path(PAGE)).with_context(|| format!("cannot read {PAGE}"))
-}
-
-/// Replaces the text of that page.
-///
-/// # Errors
-///
-/// It cannot be written.
-pub(super) fn write_page(text: &str) -> Result<()> {
-    workspace::write_whole(&path(PAGE), text.as_bytes())
 }
 
 /// Prints what has changed since the figures were recorded, and fails if one is worse, or so much
@@ -110,28 +82,11 @@ pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -
     Ok(format!("{compared} figures, none more than {MAX_PERCENT} % worse than recorded"))
 }
 
-/// `page` with each of `tables` between its marks.
-///
-/// # Errors
-///
-/// The page has no place for a table.
-pub(super) fn with_tables(page: &str, tables: &[(&str, String)]) -> Result<String> {
-    let mut text = page.to_owned();
-    for (name, table) in tables {
-        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-        let lacks = || format!("{PAGE} has no {} with an end", begin.trim_end());
-        let (before, rest) = text.split_once(&begin).with_context(lacks)?;
-        let (_, after) = rest.split_once(&end).with_context(lacks)?;
-        text = format!("{before}{begin}{table}{end}{after}");
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use oche::progress::Step;
 
-    use super::{check, page, read, tables, with_tables};
+    use super::{check, page, read, tables};
     use crate::measure::compare::cases::MapCase;
     use crate::measure::compare::comparison::Comparison;
     use crate::measure::compare::run::Setup;
@@ -148,19 +103,9 @@ mod tests {
 
     #[test]
     fn the_page_shows_the_recorded_figures() {
-        let page = page().unwrap();
-        let shown = with_tables(&page, &tables(&read().unwrap())).unwrap();
+        let page = page::read().unwrap();
+        let shown = page::with_tables(&page, &tables(&read().unwrap())).unwrap();
         assert_eq!(shown, page, "run {}", super::COMMAND);
-    }
-
-    #[test]
-    fn a_page_without_a_place_for_a_table_is_an_error() {
-        let put = |page: &str| with_tables(page, &[("a", "new\n".into())]);
-        assert_eq!(
-            put("<!-- a -->\nold\n<!-- end of a -->").unwrap(),
-            "<!-- a -->\nnew\n<!-- end of a -->"
-        );
-        assert!(put("<!-- a -->\nold\n").is_err() && put("<!-- b -->\n").is_err());
     }
 
     #[test]

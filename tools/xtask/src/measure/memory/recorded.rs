@@ -9,12 +9,10 @@ use oche::workspace;
 use serde::{Deserialize, Serialize};
 
 use super::plan::MemoryUse;
+use crate::measure::page;
 
 /// The recorded figures, below the checkout's top folder.
 const FIGURES: &str = "tools/xtask/src/measure/memory/recorded.json";
-/// The page that shows them, and what encloses each table there.
-const PAGE: &str = "docs/measurements.md";
-const TABLES: [&str; 2] = ["memory", "boot"];
 /// What makes them anew.
 const COMMAND: &str = "cargo xtask measure memory --record";
 /// What Oche may take of 8 GiB.
@@ -100,7 +98,8 @@ impl Measured {
     /// Instructions of boot.
     pub(super) fn boot_table(&self) -> String {
         let mut table = String::from(
-            "| RAM of qemu-virt | guest's kernel | instructions until it is entered |\n|---|---|---:|\n",
+            "| RAM of qemu-virt | guest's kernel | instructions until it is entered |\n\
+             |---|---|---:|\n",
         );
         for boot in &self.boots {
             let Boot { gib, kernel_mib, instructions } = boot;
@@ -156,37 +155,25 @@ pub(super) fn read() -> Result<Measured> {
 ///
 /// A file cannot be written, or the page has no place for a table.
 pub(super) fn write(measured: &Measured) -> Result<()> {
-    let page = path(PAGE);
-    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-    let text = with_tables(&text, measured)?;
-    workspace::write_whole(&path(FIGURES), measured.json()?.as_bytes())?;
-    workspace::write_whole(&page, text.as_bytes())
+    page::put_tables(&tables(measured))?;
+    workspace::write_whole(&path(FIGURES), measured.json()?.as_bytes())
 }
 
-/// The page with the tables of `measured`.
-fn with_tables(page: &str, measured: &Measured) -> Result<String> {
-    let mut text = page.to_owned();
-    for (name, table) in TABLES.into_iter().zip([measured.memory_table(), measured.boot_table()]) {
-        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-        let lacks = || format!("{PAGE} has no {} with an end", begin.trim_end());
-        let (before, rest) = text.split_once(&begin).with_context(lacks)?;
-        let (_, after) = rest.split_once(&end).with_context(lacks)?;
-        text = format!("{before}{begin}{table}{end}{after}");
-    }
-    Ok(text)
+/// The tables in the page about them, with their names.
+fn tables(measured: &Measured) -> [(&'static str, String); 2] {
+    [("memory", measured.memory_table()), ("boot", measured.boot_table())]
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::super::plan::{Board, compute};
-    use super::{BOUND_BYTES, PAGE, path, read, with_tables};
+    use super::{BOUND_BYTES, page, read, tables};
 
     #[test]
     fn the_page_shows_the_recorded_figures() {
-        let page = fs::read_to_string(path(PAGE)).unwrap();
-        assert_eq!(with_tables(&page, &read().unwrap()).unwrap(), page, "run {}", super::COMMAND);
+        let page = page::read().unwrap();
+        let shown = page::with_tables(&page, &tables(&read().unwrap())).unwrap();
+        assert_eq!(shown, page, "run {}", super::COMMAND);
     }
 
     #[test]

@@ -154,7 +154,8 @@ impl DeviceComparison {
     /// The comparison as a table in Markdown.
     pub(super) fn table(&self) -> String {
         let mut table = String::from(
-            "| transfer | native: EL0 / kernel | Oche: EL0 / EL1 / EL2 | EL2 / EL1 | all, ratio | native, s | Oche, s | time, ratio |\n\
+            "| transfer | native: EL0 / kernel | Oche: EL0 / EL1 / EL2 | EL2 / EL1 | all, ratio \
+             | native, s | Oche, s | time, ratio |\n\
              |---|---|---|---|---|---|---|---|\n",
         );
         for of in &self.transfers {
@@ -162,7 +163,8 @@ impl DeviceComparison {
             // Writing to a string does not fail.
             let _ = writeln!(
                 table,
-                "| {} | {:.1} / {:.1} | {:.1} / {:.1} / {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} ({:.2} to {:.2}) |",
+                "| {} | {:.1} / {:.1} | {:.1} / {:.1} / {:.1} | {:.2} | {:.2} | {:.2} \
+                 | {:.2} | {:.2} ({:.2} to {:.2}) |",
                 of.transfer,
                 millions(of.native.user),
                 millions(of.native.kernel),
@@ -240,7 +242,8 @@ mod tests {
         assert_eq!(figures.ratio, Spread { median: 3.0, least: 2.0, most: 4.0 });
         assert_eq!((figures.native_seconds.median, figures.oche_seconds.median), (2.0, 8.0));
         assert_eq!((figures.counted_mib, figures.timed_mib), (2, 32));
-        let row = "| usb-read | 1.0 / 3.0 | 1.0 / 4.0 / 1.0 | 0.25 | 1.50 | 2.00 | 8.00 | 3.00 (2.00 to 4.00) |\n";
+        let row = "| usb-read | 1.0 / 3.0 | 1.0 / 4.0 / 1.0 | 0.25 | 1.50 | 2.00 | 8.00 \
+                   | 3.00 (2.00 to 4.00) |\n";
         assert!(comparison.table().ends_with(row), "{}", comparison.table());
         assert_eq!(DeviceComparison::parse(&comparison.json().unwrap()).unwrap(), comparison);
         assert_eq!(DeviceComparison::of(&session, 1).unwrap().transfers[0].ratio.most, 2.0);

@@ -59,7 +59,8 @@ impl Memory {
 
     /// # Safety
     ///
-    /// `start` is an array of so many bytes that [`Self::alloc_array`] returned and nobody uses.
+    /// `start` is an array of so many bytes that [`Self::alloc_array`] returned and that is not
+    /// used any more.
     unsafe fn free_array(&mut self, start: NonNull<u8>, bytes: usize) {
         self.in_arrays -= bytes;
         let start = start.addr().get();

@@ -66,7 +66,7 @@ const RESERVED: u8 = 2;
 ///
 /// Any CPU that finds it open takes it, unless the turn is reserved. A CPU that waits counts the
 /// turns of others. After [`StateByte::PATIENCE`] of them it reserves the next turn, as soon as no
-/// other CPU has. From then on nobody else takes the lock before it.
+/// other CPU has. From then on no other CPU takes the lock before it.
 ///
 /// A CPU that has had its turn must be passed over anew before it reserves another. So each other
 /// CPU that is out of patience goes first at most once, and the wait is bounded by `PATIENCE` turns
@@ -225,7 +225,7 @@ impl<T, B: StateByte> DerefMut for SpinGuard<'_, T, B> {
 impl<T, B: StateByte> Drop for SpinGuard<'_, T, B> {
     fn drop(&mut self) {
         if !self.lock.state.exchange(HELD, OPEN, Ordering::Release) {
-            // A CPU has reserved the next turn. Nobody else changes the state now.
+            // A CPU has reserved the next turn. No other CPU changes the state now.
             self.lock.state.store(RESERVED, Ordering::Release);
         }
     }
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_turn_is_nobody_elses() {
+    fn a_reserved_turn_goes_to_the_cpu_that_reserved_it() {
         let lock = SpinLock::new(());
         let guard = lock.lock();
         assert!(lock.reserve());

@@ -8,8 +8,8 @@
 //!
 //! `image` is Oche's code in memory, hexadecimal, with the end outside. `counts` is a file that the
 //! plugin makes: a 64-bit counter in the host's byte order for each word of the code. The counters
-//! lie in memory that is shared with that file, so whoever reads the file while the machine is
-//! stopped reads what was executed until then.
+//! lie in memory that is shared with that file, so the file has what was executed so far while
+//! the machine is stopped.
 //!
 //! # Cost and limits
 //!

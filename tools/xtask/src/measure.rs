@@ -8,6 +8,7 @@ pub mod compare;
 pub mod floor;
 pub mod job;
 pub mod memory;
+mod page;
 mod parts;
 pub mod profile;
 mod transfers;

@@ -91,8 +91,8 @@ impl<const C: bool> Machine<C> {
             let others = self.sharing.others(page, offset + index, CPU);
             if found != expected && !others.contains(&found) {
                 return Err(format!(
-                    "a CPU loads {found:#04x} at offset {:#x} of {page:?} ({}), not {expected:#04x} or \
-                     {others:02x?}",
+                    "a CPU loads {found:#04x} at offset {:#x} of {page:?} ({}), not \
+                     {expected:#04x} or {others:02x?}",
                     offset + index,
                     self.describe(page)
                 ));

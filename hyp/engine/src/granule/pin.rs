@@ -4,7 +4,7 @@
 //! even if a DART maps the page and it has migrated. The page moves home, and its slot becomes a
 //! bounce page, which devices continue to use: the hardware's tables do not change. A pinned page
 //! with bounce pages has a twin, because the master writes the page at home without a trap. Making
-//! the copies equal finds what it wrote, at the latest when the page is unpinned.
+//! the copies equal finds what it wrote, at the latest when the use that wrote it ends.
 
 use oche_types::addr::Gfn;
 use oche_types::event::{Event, Refusal};
@@ -76,8 +76,9 @@ impl GranuleMapper {
 
     /// Ends one use of `page` by the master.
     pub(crate) fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.mover.unpin(page) {
-            self.merge_copies(host, page);
+        let is_last = self.mover.unpin(page);
+        self.merge_copies(host, page);
+        if is_last {
             self.drop_unneeded_twin(host, page);
         }
     }

@@ -331,13 +331,13 @@ impl GranuleMapper {
 
     /// Makes sure that no device uses an entry that was removed from the tables of `domain` before.
     fn invalidate(&mut self, host: &mut impl Host, domain: DomainId) {
-        let members = self.placed(domain).members;
+        let members = &self.placed(domain).members;
         if members.is_empty() {
             // No hardware is invalidated, which would publish the stores before a stream is
             // attached.
             host.publish();
         }
-        if host.invalidate(domain, &members).is_ok() {
+        if host.invalidate(domain, members).is_ok() {
             return;
         }
         // The hardware does not answer. What its devices may still reach is about to be reused, so
@@ -380,12 +380,12 @@ impl GranuleMapper {
         }
     }
 
-    fn state(&self, domain: DomainId, granule: Granule) -> GranuleState {
+    fn state(&self, domain: DomainId, granule: Granule) -> &GranuleState {
         self.granule_map.get(&self.placed(domain).directory, granule)
     }
 
     /// Sets the state of a granule whose block is prepared.
-    fn set_state(&mut self, domain: DomainId, granule: Granule, state: GranuleState) {
+    fn set_state(&mut self, domain: DomainId, granule: Granule, state: &GranuleState) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
         self.granule_map.set(&mut placed.must("the domain exists").directory, granule, state);
     }
@@ -411,16 +411,15 @@ impl GranuleMapper {
         }
     }
 
-    /// Stores the hardware entry for `state`. Returns the entry before and the new one.
+    /// Stores a hardware entry. Returns the entry before.
     fn set_entry(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,
         granule: Granule,
-        state: &GranuleState,
-    ) -> (u64, u64) {
-        let entry = Self::entry(host, state);
-        (self.placed_mut(domain).shadow.set(host, granule, entry), entry)
+        entry: u64,
+    ) -> u64 {
+        self.placed_mut(domain).shadow.set(host, granule, entry)
     }
 
     /// Reports and restores each red zone of `before` that a device has written, if devices no

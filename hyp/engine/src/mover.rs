@@ -68,9 +68,9 @@ impl PageState {
         self.away == 0 && !self.flags.is_about_to_move()
     }
 
-    /// Whether the page is at home, and nothing maps it.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.away == 0 && self.mappings == NONE && self.twin == 0
+    /// Whether the page is at home and has no twin.
+    pub(crate) fn is_home_without_twin(&self) -> bool {
+        self.away == 0 && self.twin == 0
     }
 
     /// Whether an untranslated bus master uses the page.
@@ -121,6 +121,15 @@ struct RamRange {
     first: usize,
 }
 
+impl RamRange {
+    /// The index of the state of `page`, if the page is in the range.
+    #[inline]
+    fn index(&self, page: Gfn) -> Option<usize> {
+        let offset = page.0.wrapping_sub(self.start);
+        (offset < self.pages).then(|| self.first + offset as usize)
+    }
+}
+
 /// The states of all pages of guest RAM, and the list of broken pages.
 #[derive(Debug)]
 pub(crate) struct Mover {
@@ -169,7 +178,12 @@ impl Mover {
 
     /// The state of `page`, or `None` if it is not guest RAM.
     pub(crate) fn get(&self, page: Gfn) -> Option<&PageState> {
-        self.index(page).and_then(|index| self.states.get(index))
+        for range in &self.ranges {
+            if let Some(index) = range.index(page) {
+                return self.states.get(index);
+            }
+        }
+        None
     }
 
     /// The state of `page`, which is guest RAM.
@@ -180,7 +194,12 @@ impl Mover {
     /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
         self.version = self.version.wrapping_add(1);
-        self.index(page).and_then(|index| self.states.get_mut(index))
+        for range in &self.ranges {
+            if let Some(index) = range.index(page) {
+                return self.states.get_mut(index);
+            }
+        }
+        None
     }
 
     /// A number that changes whenever the state of a page may change.
@@ -200,7 +219,7 @@ impl Mover {
 
     /// Whether `page` is guest RAM.
     pub(crate) fn is_ram(&self, page: Gfn) -> bool {
-        self.index(page).is_some()
+        self.get(page).is_some()
     }
 
     /// The host page that holds `page`.
@@ -393,12 +412,5 @@ impl Mover {
             self.remap(host);
         }
         Ok(())
-    }
-
-    fn index(&self, page: Gfn) -> Option<usize> {
-        self.ranges.iter().find_map(|range| {
-            let offset = page.0.wrapping_sub(range.start);
-            (offset < range.pages).then(|| range.first + offset as usize)
-        })
     }
 }

@@ -80,10 +80,12 @@ impl Engine {
         };
         let changes = entry.batch.changes.get(applied..);
         let changes = changes.must("the applied changes are part of the batch");
-        for leaf in changes.iter().flat_map(|change| change.wanted.into_iter().flatten()) {
-            // A device may write this page from now on, which does not trap.
-            if self.mapper.mover.is_write_protected(leaf.page) {
-                self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+        for change in changes {
+            for leaf in change.wanted.iter().flatten() {
+                // A device may write this page from now on, which does not trap.
+                if self.mapper.mover.is_write_protected(leaf.page) {
+                    self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+                }
             }
         }
         let count = self.mapper.apply(host, entry.requester, domain, changes, budget);

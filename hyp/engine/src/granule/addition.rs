@@ -76,6 +76,8 @@ pub struct MapBatch<'a, H, Phase> {
     copies: Vec<PageCopy>,
     /// Whether a slot is filled that devices reach already.
     fills_reached_slot: bool,
+    /// Whether a page that these granules map may be mapped elsewhere too.
+    shares_pages: bool,
     phase: PhantomData<Phase>,
 }
 
@@ -98,8 +100,10 @@ pub struct Remapped;
 impl<'a, H: Host, Phase> MapBatch<'a, H, Phase> {
     /// The same batch after its next step.
     fn then<Next>(self) -> MapBatch<'a, H, Next> {
-        let Self { mapper, host, domain, changes, copies, fills_reached_slot, .. } = self;
-        MapBatch { mapper, host, domain, changes, copies, fills_reached_slot, phase: PhantomData }
+        let Self { mapper, host, domain, changes, copies, .. } = self;
+        let Self { fills_reached_slot, shares_pages, .. } = self;
+        let phase = PhantomData;
+        MapBatch { mapper, host, domain, changes, copies, fills_reached_slot, shares_pages, phase }
     }
 }
 
@@ -137,7 +141,10 @@ impl<'a, H: Host> MapBatch<'a, H, Broken> {
         for copy in &self.copies {
             self.mapper.fill_slot(self.host, self.domain, copy);
         }
-        self.mapper.update_mapped_pages(self.host, self.domain, self.changes);
+        self.mapper.unlist_all();
+        if self.shares_pages || self.mapper.watches.are_set() {
+            self.mapper.update_mapped_pages(self.host, self.domain, self.changes);
+        }
         self.then()
     }
 }
@@ -162,8 +169,8 @@ impl<H: Host> MapBatch<'_, H, Remapped> {
         let mut needs_invalidation = false;
         for change in self.changes {
             let state = self.mapper.state(self.domain, change.granule);
-            let (before, entry) =
-                self.mapper.set_entry(self.host, self.domain, change.granule, &state);
+            let entry = GranuleMapper::entry(self.host, state);
+            let before = self.mapper.set_entry(self.host, self.domain, change.granule, entry);
             needs_invalidation |=
                 before != entry && (before != 0 || caches_invalid_entries(self.host));
         }
@@ -189,8 +196,12 @@ impl GranuleMapper {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
         let mut fills_reached_slot = false;
+        let mut shares_pages = false;
+        // Each further mapping of a page takes a node of its list.
+        let nodes = self.aliases.free_nodes();
         for change in changes.iter().filter(|change| change.wanted.iter().any(Option::is_some)) {
-            let before = self.state(domain, change.granule);
+            let before = *self.state(domain, change.granule);
+            shares_pages |= before.form != Form::Empty;
             match self.plan_change(host, domain, change, &before, &copies) {
                 Plan::Map(mappings) => {
                     let planned = copies.len();
@@ -198,7 +209,7 @@ impl GranuleMapper {
                         host,
                         requester,
                         domain,
-                        (change.granule, before),
+                        (change.granule, &before),
                         &mappings,
                         &mut copies,
                     );
@@ -211,9 +222,17 @@ impl GranuleMapper {
                 }
             }
         }
-        let phase = PhantomData::<Planned>;
-        let batch =
-            MapBatch { mapper: self, host, domain, changes, copies, fills_reached_slot, phase };
+        shares_pages |= self.aliases.free_nodes() != nodes;
+        let batch = MapBatch {
+            mapper: self,
+            host,
+            domain,
+            changes,
+            copies,
+            fills_reached_slot,
+            shares_pages,
+            phase: PhantomData::<Planned>,
+        };
         batch.drain().break_pages().fill_slots().remap().store_entries();
     }
 
@@ -227,7 +246,8 @@ impl GranuleMapper {
         state: &GranuleState,
         copies: &[PageCopy],
     ) -> Plan {
-        let mut env = self.env(host, domain, (*granule, state), wanted, copies);
+        let mut env = self.env(host);
+        self.complete_env(host, domain, (*granule, state), wanted, copies, &mut env);
         loop {
             match plan::plan(state, wanted, &env) {
                 Plan::PrepareEntries(shared) => {
@@ -246,11 +266,11 @@ impl GranuleMapper {
         host: &mut impl Host,
         requester: Requester,
         domain: DomainId,
-        (granule, before): (Granule, GranuleState),
+        (granule, before): (Granule, &GranuleState),
         mappings: &Mappings,
         copies: &mut Vec<PageCopy>,
     ) {
-        let mut state = before;
+        let mut state = *before;
         match mappings.backing {
             Backing::Unchanged => {}
             Backing::Direct(frame) => state.form = Form::Direct(frame),
@@ -283,7 +303,7 @@ impl GranuleMapper {
         }
         match state.form {
             Form::Empty => self.release_unused(domain, granule),
-            _ if state != before => self.set_state(domain, granule, state),
+            _ if state != *before => self.set_state(domain, granule, &state),
             _ => {}
         }
     }
@@ -407,15 +427,14 @@ impl GranuleMapper {
 
     /// Marks the bounce page at `at` as filled: from now on it is a copy of its page.
     fn set_filled(&mut self, domain: DomainId, at: Place) {
-        let mut state = self.state(domain, at.iova.granule());
+        let mut state = *self.state(domain, at.iova.granule());
         state.mapped_mut(at.iova.slot()).is_filled = true;
-        self.set_state(domain, at.iova.granule(), state);
+        self.set_state(domain, at.iova.granule(), &state);
     }
 
     /// Updates the state of each page in the granules of `changes`: adds it to the flush-merged
     /// pages if it has become one, and breaks it if a watch now asks for a stricter trap.
     fn update_mapped_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
-        self.unlist_all();
         let is_watching = self.watches.are_set();
         for change in changes {
             for slot in self.state(domain, change.granule).slots.into_iter().flatten() {

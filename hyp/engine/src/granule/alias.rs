@@ -46,6 +46,11 @@ impl Mapping {
     }
 }
 
+/// Whether a list that begins at `head` has one mapping.
+pub(crate) fn is_single(head: u32) -> bool {
+    head & LIST == 0
+}
+
 /// The page has too many mappings, or all nodes are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
@@ -139,6 +144,23 @@ impl Aliases {
         }
         self.release(at);
         self.simplify(head);
+    }
+
+    /// The number of mappings in the list that begins at `head`.
+    #[inline]
+    pub(crate) fn count(&self, head: u32) -> usize {
+        match head {
+            NONE => 0,
+            _ if is_single(head) => 1,
+            _ => self.count_nodes(head),
+        }
+    }
+
+    /// As [`Self::count`], out of line: few pages have a list of nodes.
+    #[cold]
+    #[inline(never)]
+    fn count_nodes(&self, head: u32) -> usize {
+        self.iter(head).count()
     }
 
     /// The mappings in the list that begins at `head`.

@@ -35,6 +35,12 @@ impl GranuleMapper {
         self.aliases.iter(self.mover.get(page).map_or(crate::mover::NONE, |state| state.mappings))
     }
 
+    /// How many mappings `page` has.
+    #[inline]
+    pub(super) fn count_mappings(&self, page: Gfn) -> usize {
+        self.mover.get(page).map_or(0, |state| self.aliases.count(state.mappings))
+    }
+
     /// The filled bounce pages of `page`: the host page of each, and whether a device may write it.
     pub(super) fn bounce_pages(&self, page: Gfn) -> impl Iterator<Item = (Hfn, bool)> {
         self.mappings(page)
@@ -128,9 +134,9 @@ impl GranuleMapper {
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);
-        let mut state = self.state(mapping.domain, mapping.iova.granule());
+        let mut state = *self.state(mapping.domain, mapping.iova.granule());
         state.mapped_mut(mapping.iova.slot()).is_bounce = false;
-        self.set_state(mapping.domain, mapping.iova.granule(), state);
+        self.set_state(mapping.domain, mapping.iova.granule(), &state);
     }
 
     /// The bounce page to promote if only bounce pages map `page`: its mapping, slot and host page.
@@ -145,7 +151,7 @@ impl GranuleMapper {
         for mapping in self.mappings(page) {
             let state = self.state(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
-                (slot, ..) if slot.is_bounce && self.is_private(&state, &slot) => {}
+                (slot, ..) if slot.is_bounce && self.is_private(state, &slot) => {}
                 (slot, _, at) if slot.is_bounce => {
                     let is_better = best.is_none_or(|(_, best, _)| !best.permission.write);
                     if is_better && (best.is_none() || slot.permission.write) {

@@ -77,7 +77,7 @@ impl GranuleMapper {
 
     /// Charges what it costs to compare the copies of `page` and, at worst, to make them equal.
     pub(crate) fn charge_merge(&self, page: Gfn, budget: &mut Budget) -> Reserve {
-        let copies = self.mappings(page).count();
+        let copies = self.count_mappings(page);
         let reserve = self.reserve(copies);
         budget.charge(COPY_BYTES * copies + reserve.bytes);
         reserve
@@ -91,25 +91,40 @@ impl GranuleMapper {
 
     /// The cost of `change` without merging, and the number of copies that it compares.
     fn cost(&mut self, domain: DomainId, change: &Change) -> (usize, usize) {
-        let before = self.state(domain, change.granule);
+        let before = *self.state(domain, change.granule);
         // Splitting a direct granule compares the copies of each page once more.
         let is_direct = matches!(before.form, Form::Direct(_));
-        let old = before.slots.into_iter().flatten().map(|slot| slot.page);
-        let new = change.wanted.into_iter().flatten().map(|leaf| leaf.page);
         let (mut bytes, mut compared) = (CHANGE_BYTES, 0);
-        for page in old.chain(new) {
-            let copies = self.mappings(page).count();
-            bytes += SLOT_BYTES + NODE_BYTES * copies;
-            if copies != 0 && (self.list(page) || is_direct) {
-                bytes += COPY_BYTES * copies;
-                compared += copies;
-            }
+        for slot in before.slots.iter().flatten() {
+            let (page_bytes, copies) = self.page_cost(slot.page, is_direct);
+            bytes += page_bytes;
+            compared += copies;
+        }
+        for leaf in change.wanted.iter().flatten() {
+            let (page_bytes, copies) = self.page_cost(leaf.page, is_direct);
+            bytes += page_bytes;
+            compared += copies;
         }
         (bytes, compared)
     }
 
+    /// What `page` adds to the cost of a change of a granule, which may be direct.
+    #[inline]
+    fn page_cost(&mut self, page: Gfn, is_direct: bool) -> (usize, usize) {
+        let copies = self.count_mappings(page);
+        if copies == 0 {
+            return (SLOT_BYTES, 0);
+        }
+        let bytes = SLOT_BYTES + NODE_BYTES * copies;
+        match is_direct || self.list(page) {
+            true => (bytes + COPY_BYTES * copies, copies),
+            false => (bytes, 0),
+        }
+    }
+
     /// Adds `page` to the list of pages that the current work has visited. Returns whether it was
     /// not in the list yet.
+    #[inline(never)]
     pub(super) fn list(&mut self, page: Gfn) -> bool {
         // A page that is not guest RAM is refused and has no state.
         let Some(state) = self.mover.get_mut(page).filter(|state| !state.flags.is_listed()) else {
@@ -122,19 +137,6 @@ impl GranuleMapper {
         );
         self.listed.push(page);
         true
-    }
-
-    /// Takes the pages from the list of visited pages that are settled: they neither move nor lose
-    /// a copy.
-    pub(super) fn unlist_settled(&mut self) {
-        self.listed.retain(|page| {
-            let state = self.mover.state_mut(*page);
-            let is_settled = state.is_settled();
-            if is_settled {
-                state.flags.set_is_listed(false);
-            }
-            !is_settled
-        });
     }
 
     /// Takes a page from the list of visited pages, if there is one.

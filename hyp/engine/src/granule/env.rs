@@ -72,57 +72,68 @@ impl PageFacts {
 }
 
 impl GranuleMapper {
-    /// The environment for the plan of `granule`, which has `state`. `copies` are those that the
+    /// What holds for every granule. The rest is not known yet: see [`Self::complete_env`].
+    #[inline]
+    pub(super) fn env(&self, host: &impl Host) -> Env {
+        Env {
+            isolation: self.isolation,
+            has_windows: host.has_windows(),
+            can_forbid_reads: can_forbid_reads(host),
+            direct_before: None,
+            pages: [PageFacts::NO_RAM; SLOTS],
+            tables: Ok(()),
+            has_frame: false,
+            single_pages: 0,
+            nodes: self.aliases.free_nodes(),
+        }
+    }
+
+    /// Completes `env` for the plan of `granule`, which has `state`. `copies` are those that the
     /// batch has planned so far.
-    pub(super) fn env<H: Host>(
+    pub(super) fn complete_env<H: Host>(
         &mut self,
         host: &mut H,
         domain: DomainId,
         (granule, state): (Granule, &GranuleState),
         wanted: &[Option<Leaf>; SLOTS],
         copies: &[PageCopy],
-    ) -> Env {
-        let has_windows = host.has_windows();
+        env: &mut Env,
+    ) {
         let mut has_new = false;
-        let mut pages = [PageFacts::NO_RAM; SLOTS];
-        for ((facts, leaf), slot) in pages.iter_mut().zip(wanted).zip(&state.slots) {
-            // Nothing has to be known of a page that stays in a relocated granule.
-            let is_relevant = slot.is_none() || matches!(state.form, Form::Direct(_));
-            let Some(leaf) = leaf.filter(|_| is_relevant) else { continue };
-            *facts = self.page_facts(leaf.page, copies);
-            has_new |= slot.is_none();
+        // Nothing has to be known of a page that stays in a relocated granule.
+        let stays_relocated = matches!(state.form, Form::Relocated(_));
+        for (index, facts) in env.pages.iter_mut().enumerate() {
+            let Some(Some(leaf)) = wanted.get(index) else { continue };
+            let is_mapped = state.slots.get(index).is_some_and(Option::is_some);
+            has_new |= !is_mapped;
+            if !(is_mapped && stays_relocated) {
+                self.find_facts(leaf.page, copies, facts);
+            }
         }
-        // Before the rest of the pool is counted: a table takes a frame.
-        let tables = if has_new { self.prepare_tables(host, domain, granule) } else { Ok(()) };
-        let needs_frame = !matches!(state.form, Form::Relocated(_));
-        let room = self.pool.room(needs_frame);
-        let is_fresh = state.form == Form::Empty && has_new && has_windows;
-        Env {
-            isolation: self.isolation,
-            has_windows,
-            can_forbid_reads: can_forbid_reads(host),
-            direct_before: if is_fresh { self.direct_before(domain, granule) } else { None },
-            pages,
-            tables,
-            has_frame: room.is_some(),
-            single_pages: room.unwrap_or(0),
-            nodes: self.aliases.free_nodes(),
+        if has_new {
+            // Before the rest of the pool is counted: a table takes a frame.
+            env.tables = self.prepare_tables(host, domain, granule);
+            if state.form == Form::Empty && env.has_windows {
+                env.direct_before = self.direct_before(domain, granule);
+            }
         }
+        let room = self.pool.room(!stays_relocated);
+        (env.has_frame, env.single_pages) = (room.is_some(), room.unwrap_or(0));
     }
 
-    fn page_facts(&self, page: Gfn, copies: &[PageCopy]) -> PageFacts {
-        let Some(state) = self.mover.get(page) else { return PageFacts::NO_RAM };
-        let mappings = self.aliases.iter(state.mappings).count();
+    /// Finds out what `facts` says of `page`, which may be no guest RAM.
+    #[inline]
+    fn find_facts(&self, page: Gfn, copies: &[PageCopy], facts: &mut PageFacts) {
+        let Some(state) = self.mover.get(page) else { return };
+        let mappings = self.aliases.count(state.mappings);
         let gets_twin =
             |copy: &PageCopy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
-        PageFacts {
-            is_ram: true,
-            stays_home: state.stays_home(),
-            is_pinned: state.is_pinned(),
-            has_twin: state.twin != 0 || (mappings != 0 && copies.iter().any(gets_twin)),
-            mappings,
-            entry: if state.has_own_entry() { Stage2Entry::Own } else { Stage2Entry::Shared },
-        }
+        facts.is_ram = true;
+        facts.stays_home = state.stays_home();
+        facts.is_pinned = state.is_pinned();
+        facts.has_twin = state.twin != 0 || (mappings != 0 && copies.iter().any(gets_twin));
+        facts.mappings = mappings;
+        facts.entry = if state.has_own_entry() { Stage2Entry::Own } else { Stage2Entry::Shared };
     }
 
     /// The frame that the granule before `granule` is mapped to directly, if its last slot is

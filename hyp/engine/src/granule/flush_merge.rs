@@ -98,7 +98,7 @@ impl GranuleMapper {
             }
             *left = index;
             let page = *self.flush_merged.get(index).must("the pass is inside the list");
-            budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
+            budget.charge(NODE_BYTES * (1 + self.count_mappings(page)));
             if !self.mappings(page).any(|mapping| mapping.domain == domain) {
                 continue;
             }

@@ -110,10 +110,10 @@ impl GranuleMapper {
         let from = self.twin(page).must("a page that moves home has a twin");
         host.copy_page(from, page.home());
         self.mover.place(host, page, page.home());
-        let mut state = self.state(mapping.domain, mapping.iova.granule());
+        let mut state = *self.state(mapping.domain, mapping.iova.granule());
         let slot = state.mapped_mut(mapping.iova.slot());
         (slot.is_bounce, slot.is_filled) = (true, true);
-        self.set_state(mapping.domain, mapping.iova.granule(), state);
+        self.set_state(mapping.domain, mapping.iova.granule(), &state);
     }
 
     /// Refuses `mapping` of `page`, so that the page moves home, because the pool has no memory for

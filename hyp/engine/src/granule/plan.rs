@@ -249,15 +249,15 @@ fn map_directly(
     new: &[Option<Leaf>; SLOTS],
     env: &Env,
 ) -> Plan {
-    let before = mappings;
     let mut supply = Supply::of(env);
     for (index, leaf) in leaves(new) {
         if !supply.take_place(facts(env, index).mappings, MAX_ALIASES) {
-            return refuse_all(before, new, Refusal::TooManyAliases);
+            return refuse_all(mappings, new, Refusal::TooManyAliases);
         }
         set(&mut mappings.steps, index, Step::Map(leaf, Filling::Direct));
     }
-    Plan::Map(Mappings { backing: Backing::Direct(frame), ..mappings })
+    mappings.backing = Backing::Direct(frame);
+    Plan::Map(mappings)
 }
 
 /// Maps the pages in `new` in a frame of the pool.

@@ -71,7 +71,7 @@ use oche_types::addr::{Gfn, SLOTS};
 use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
-use crate::granule::alias::Mapping;
+use crate::granule::alias::{self, Mapping};
 use crate::granule::plan::{self, Plan, Split};
 use crate::granule::state::{Form, GranuleState};
 use crate::granule::work::UnmapOp;
@@ -146,11 +146,8 @@ impl<'a, H: Host> UnmapBatch<'a, H, Copied> {
     /// its new frame.
     pub fn clear_entries(self) -> UnmapBatch<'a, H, Cleared> {
         for op in &self.ops {
-            let mut after = op.remainder();
-            if let Some(split) = op.split {
-                after.form = Form::Relocated(split.frame);
-            }
-            self.mapper.set_entry(self.host, self.domain, op.granule, &after);
+            let entry = GranuleMapper::entry(self.host, &op.after);
+            self.mapper.set_entry(self.host, self.domain, op.granule, entry);
         }
         self.then()
     }
@@ -166,9 +163,11 @@ impl<'a, H: Host> UnmapBatch<'a, H, Cleared> {
             self.mapper.complete_split(self.host, self.requester, self.domain, op);
         }
         // Merge what devices wrote while all copies are still in the granule map.
-        for (_, slot) in self.ops.iter().flat_map(UnmapOp::leaving) {
-            if self.mapper.list(slot.page) {
-                self.mapper.equalize(self.host, slot.page);
+        for op in &self.ops {
+            for (_, slot) in op.leaving() {
+                if !self.mapper.is_alone(slot.page) && self.mapper.list(slot.page) {
+                    self.mapper.equalize(self.host, slot.page);
+                }
             }
         }
         self.then()
@@ -182,7 +181,6 @@ impl<'a, H: Host> UnmapBatch<'a, H, Drained> {
         for op in &self.ops {
             self.mapper.unlink_leaving(self.host, self.requester, self.domain, op);
         }
-        self.mapper.unlist_settled();
         self.then()
     }
 }
@@ -253,10 +251,14 @@ impl GranuleMapper {
         self.unmap_ops.clear();
         for change in changes {
             let before = self.state(domain, change.granule);
-            let is_leaving = plan::leaving(&before, &change.wanted, self.isolation);
+            if before.form == Form::Empty {
+                continue;
+            }
+            let is_leaving = plan::leaving(before, &change.wanted, self.isolation);
             if !is_leaving.contains(&true) {
                 continue;
             }
+            let before = *before;
             let unmapping = match plan::unmap_in_place(&before, is_leaving, host.has_windows()) {
                 Some(unmapping) => unmapping,
                 None => match self.plan_change(host, domain, change, &before, &[]) {
@@ -266,7 +268,7 @@ impl GranuleMapper {
             };
             let split = unmapping.split.map(|split| self.take_split_frame(split));
             let (granule, is_leaving) = (change.granule, unmapping.is_leaving);
-            self.unmap_ops.push(UnmapOp { granule, before, is_leaving, split });
+            self.unmap_ops.push(UnmapOp::new((granule, &before), is_leaving, split));
         }
         self.unmap_batch(host, requester, domain);
     }
@@ -285,7 +287,7 @@ impl GranuleMapper {
         }
         let split = Some(self.take_split_frame(split));
         let (granule, is_leaving) = (change.granule, [false; SLOTS]);
-        self.unmap_ops.push(UnmapOp { granule, before: *before, is_leaving, split });
+        self.unmap_ops.push(UnmapOp::new((granule, before), is_leaving, split));
         self.to_migrate.push(*change);
     }
 
@@ -300,6 +302,13 @@ impl GranuleMapper {
         batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
     }
 
+    /// Whether `page`, which is mapped, is at home and has no other copy: when its only mapping
+    /// goes, nothing is merged and nothing moves.
+    fn is_alone(&self, page: Gfn) -> bool {
+        let state = self.mover.state(page);
+        state.is_home_without_twin() && alias::is_single(state.mappings)
+    }
+
     /// Removes every leaving mapping from its page's list and from the granule map.
     fn unlink_leaving(
         &mut self,
@@ -308,7 +317,7 @@ impl GranuleMapper {
         domain: DomainId,
         op: &UnmapOp,
     ) {
-        self.check_red_zones(host, requester, op.granule, &op.before, &op.remainder());
+        self.check_red_zones(host, requester, op.granule, &op.before, &op.after);
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
             let state = self.mover.state_mut(slot.page);
@@ -319,7 +328,7 @@ impl GranuleMapper {
             host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }
         if op.split.is_none() {
-            self.set_state(domain, op.granule, op.remainder());
+            self.set_state(domain, op.granule, &op.after);
         }
     }
 
@@ -351,7 +360,7 @@ impl GranuleMapper {
         for (index, _) in op.leaving() {
             host.fill_page(frame.page(index), RED_ZONE);
         }
-        if op.remainder().is_vacant() {
+        if op.after.is_vacant() {
             self.pool.give_marked_frame(host, frame);
         }
     }

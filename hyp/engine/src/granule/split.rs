@@ -11,7 +11,7 @@ use oche_types::event::Event;
 
 use crate::granule::copies::apply_diff;
 use crate::granule::plan::Split;
-use crate::granule::state::{Form, Slot};
+use crate::granule::state::Slot;
 use crate::granule::work::{SplitFrame, UnmapOp};
 use crate::granule::{GranuleMapper, Requester};
 use crate::host::{DomainId, Host};
@@ -47,10 +47,9 @@ impl GranuleMapper {
         op: &UnmapOp,
     ) {
         let Some(split) = op.split else { return };
-        let mut after = op.remainder();
-        after.form = Form::Relocated(split.frame);
+        let mut after = op.after;
         // Set before `is_mapped_at_home` is called: this granule no longer keeps its pages at home.
-        self.set_state(domain, op.granule, after);
+        self.set_state(domain, op.granule, &after);
         let mut merged_bytes = 0;
         for (index, slot) in after.slots.iter_mut().enumerate() {
             let Some(kept) = slot else { continue };
@@ -71,7 +70,7 @@ impl GranuleMapper {
                 self.mover.place(host, kept.page, to);
             }
         }
-        self.set_state(domain, op.granule, after);
+        self.set_state(domain, op.granule, &after);
         for (slot, copied) in after.slots.iter().zip(split.copied) {
             let Some(copied) = copied else { continue };
             match slot {

@@ -134,11 +134,11 @@ impl GranuleMap {
     }
 
     /// The state of `granule`.
-    pub(crate) fn get(&self, directory: &Directory, granule: Granule) -> GranuleState {
+    pub(crate) fn get(&self, directory: &Directory, granule: Granule) -> &GranuleState {
         let (number, state) = position(granule);
         match self.block(directory, number) {
-            Some(block) => *block.states.get(state).must("a granule has a place in its block"),
-            None => GranuleState::EMPTY,
+            Some(block) => block.states.get(state).must("a granule has a place in its block"),
+            None => &GranuleState::EMPTY,
         }
     }
 
@@ -195,7 +195,7 @@ impl GranuleMap {
     }
 
     /// Sets the state of a prepared `granule`. Frees its block if all states in it are empty.
-    pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: GranuleState) {
+    pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: &GranuleState) {
         self.version = self.version.wrapping_add(1);
         let (block, state) = position(granule);
         let number = directory.0.get(block).must("an IOVA has 32 bits");
@@ -204,7 +204,7 @@ impl GranuleMap {
         let old = block.states.get_mut(state).must("a granule has a place in its block");
         let was_used = old.form != Form::Empty;
         let is_used = new.form != Form::Empty;
-        *old = new;
+        *old = *new;
         block.used = block.used + u8::from(is_used) - u8::from(was_used);
         self.release_unused(directory, granule);
     }
@@ -235,11 +235,11 @@ mod tests {
         let (mut one, mut other) = (Directory::new(), Directory::new());
         let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
         assert!(granule_map.prepare(&mut one, Granule(130)));
-        granule_map.set(&mut one, Granule(130), state);
+        granule_map.set(&mut one, Granule(130), &state);
         assert!(!granule_map.prepare(&mut other, Granule(0)));
-        assert_eq!(granule_map.get(&one, Granule(130)), state);
-        assert_eq!(granule_map.get(&one, Granule(2)), GranuleState::EMPTY);
-        granule_map.set(&mut one, Granule(130), GranuleState::EMPTY);
+        assert_eq!(*granule_map.get(&one, Granule(130)), state);
+        assert_eq!(*granule_map.get(&one, Granule(2)), GranuleState::EMPTY);
+        granule_map.set(&mut one, Granule(130), &GranuleState::EMPTY);
         assert!(granule_map.prepare(&mut other, Granule(0)));
     }
 }

@@ -45,8 +45,10 @@ pub(super) struct UnmapOp {
     pub(super) granule: Granule,
     /// Its state before the batch.
     pub(super) before: GranuleState,
-    /// Which slots are unmapped.
-    pub(super) is_leaving: [bool; SLOTS],
+    /// Its state afterwards.
+    pub(super) after: GranuleState,
+    /// The slots that are unmapped.
+    leaving: [Option<Slot>; SLOTS],
     /// For a direct granule that keeps pages: the frame that they move to.
     pub(super) split: Option<SplitFrame>,
 }
@@ -60,35 +62,43 @@ pub(super) struct SplitFrame {
 }
 
 impl UnmapOp {
+    /// The slots in `is_leaving` of `granule`, which has state `before`, are unmapped, and the
+    /// others move to the frame of `split` if there is one.
+    pub(super) fn new(
+        (granule, before): (Granule, &GranuleState),
+        is_leaving: [bool; SLOTS],
+        split: Option<SplitFrame>,
+    ) -> Self {
+        let (mut after, mut leaving) = (*before, [None; SLOTS]);
+        for ((slot, leaving), is_leaving) in
+            after.slots.iter_mut().zip(&mut leaving).zip(is_leaving)
+        {
+            if is_leaving {
+                *leaving = slot.take();
+            }
+        }
+        if let Some(split) = split {
+            after.form = Form::Relocated(split.frame);
+        } else if after.is_vacant() {
+            after.form = Form::Empty;
+        }
+        Self { granule, before: *before, after, leaving, split }
+    }
+
     /// The slots that are unmapped, with their indices.
-    pub(super) fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
-        let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
-        slots.filter_map(|(index, (slot, is_leaving))| {
-            slot.filter(|_| is_leaving).map(|slot| (index, slot))
-        })
+    pub(super) fn leaving(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        mapped(&self.leaving)
     }
 
     /// The slots that stay mapped, with their indices.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (usize, Slot)> {
-        let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
-        slots.filter_map(|(index, (slot, is_leaving))| {
-            slot.filter(|_| !is_leaving).map(|slot| (index, slot))
-        })
+    pub(super) fn kept(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        mapped(&self.after.slots)
     }
+}
 
-    /// The state of the granule afterwards.
-    pub(super) fn remainder(&self) -> GranuleState {
-        let mut after = self.before;
-        for (slot, is_leaving) in after.slots.iter_mut().zip(self.is_leaving) {
-            if is_leaving {
-                *slot = None;
-            }
-        }
-        if after.is_vacant() {
-            after.form = Form::Empty;
-        }
-        after
-    }
+/// Those of `slots` that are mapped, with their indices.
+fn mapped(slots: &[Option<Slot>; SLOTS]) -> impl Iterator<Item = (usize, &Slot)> {
+    slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
 }
 
 /// Most pages that move home together: as many as a batch moves.

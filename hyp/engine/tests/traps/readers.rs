@@ -65,6 +65,19 @@ fn c2_readers_that_stay_have_what_the_writer_wrote_last() {
 }
 
 #[test]
+fn c2_a_reader_that_stays_has_what_was_written_at_home() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    bench.set(21, Some((page(5), Permission::READ_ONLY)));
+    bench.flush(0, 0);
+    assert!(bench.device_write(9, 100, 1));
+    bench.unmap(8, 4);
+    assert_eq!(bench.device_read(21, 100), Some(1));
+    bench.cpu_store(5, 101, 2);
+    assert_eq!(bench.device_read(21, 101), Some(2));
+}
+
+#[test]
 fn c2_a_page_at_home_that_a_device_begins_to_write_is_followed() {
     let mut bench = Bench::new(32);
     for slot in 0..4 {

@@ -22,11 +22,13 @@ pub trait GuestRegisters {
     fn program_counter(&self) -> u64;
 
     /// The virtual address of `access`.
+    #[inline]
     fn address(&self, access: &Access) -> u64 {
         access.address(|base| self.base(base), |number| self.get(number), self.program_counter())
     }
 
     /// Updates the base register of `access` according to its addressing mode.
+    #[inline(always)]
     fn write_back(&mut self, access: &Access) {
         let Addressing::Base { base, increment, .. } = access.addressing else { return };
         if increment == 0 {

@@ -125,6 +125,7 @@ pub(super) fn recheck_translation(
 
 /// The guest-physical address to which the guest's stage 1, in the state of `frame`, translates
 /// `access` at the virtual `address`, if it allows the access. As [`recheck_translation`].
+#[inline]
 pub(super) fn translate_access(address: u64, access: &Access, frame: &TrapFrame) -> Option<u64> {
     let result = ask_stage1_for(address, access, frame).filter(|result| result & 1 == 0)?;
     Some(result & PAR_ADDRESS | address & 0xfff)
@@ -132,6 +133,7 @@ pub(super) fn translate_access(address: u64, access: &Access, frame: &TrapFrame)
 
 /// `PAR_EL1` after a walk of the guest's stage 1 for `access` in the state of `frame`, or `None` if
 /// no `AT` is for such an access.
+#[inline]
 fn ask_stage1_for(address: u64, access: &Access, frame: &TrapFrame) -> Option<u64> {
     let executes_as_user = frame.spsr & SPSR_LEVEL == 0;
     let is_user = executes_as_user || access.is_unprivileged && frame.spsr & SPSR_UAO == 0;
@@ -152,6 +154,7 @@ pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
 /// `PAR_EL1` after a walk of the guest's stage 1 for an access. At EL2, a fault of either stage on
 /// the walk is reported there and not taken. `has_pan` selects an access by EL1 with `PSTATE.PAN`
 /// set, which needs FEAT_PAN2.
+#[inline]
 fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64 {
     // The guest uses PAR_EL1 too.
     let saved = PAR_EL1.get();
@@ -181,6 +184,7 @@ fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64
 
 /// Executes `AT S1E1RP` or `AT S1E1WP`, which use the PAN of the level that executes them. EL2 can
 /// set its own PAN, because EL0 cannot access EL2's pages.
+#[inline]
 fn ask_stage1_with_pan(address: u64, is_write: bool) {
     let own = Pan.read();
     Pan.write(SPSR_PAN);

@@ -45,7 +45,7 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     let frame = unsafe { &mut *frame };
     let exception =
         Exception { syndrome: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
-    if !on_dart_register(&exception, frame) {
+    if !on_dart_register(&exception, frame) && !on_known_page(&exception, frame) {
         on_other(&exception, frame);
     }
     fiq::hw::before_return();
@@ -71,6 +71,26 @@ fn on_dart_register(exception: &Exception, frame: &mut TrapFrame) -> bool {
     true
 }
 
+/// Handles a common access to a trapped page. Returns false if the exception is another.
+#[inline]
+fn on_known_page(exception: &Exception, frame: &mut TrapFrame) -> bool {
+    let Some(access) = exception.refused_access() else { return false };
+    // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
+    if access.is_translation_fault && !guest::is_memory(exception.hpfar_page()) {
+        return false;
+    }
+    if step::hw::is_stepping() {
+        return false;
+    }
+    let is_done = PLATFORM
+        .get()
+        .is_some_and(|platform| platform.emulate_known(exception.far, access.is_write, frame));
+    if is_done {
+        percpu::this().exits.count(Exit::TrappedPage);
+    }
+    is_done
+}
+
 /// Handles any other synchronous exception.
 #[inline(never)]
 fn on_other(exception: &Exception, frame: &mut TrapFrame) {
@@ -78,7 +98,6 @@ fn on_other(exception: &Exception, frame: &mut TrapFrame) {
     let ended_step = if step::hw::is_stepping() { end_step(exception, frame) } else { None };
     match ended_step {
         Some(exit) => exits.count(exit),
-        None if emulate_known(exception, frame) => exits.count(Exit::TrappedPage),
         None => {
             let trap = Trap::of(exception);
             // Counted before it is handled, because a call may stop the CPU or the machine.
@@ -86,17 +105,6 @@ fn on_other(exception: &Exception, frame: &mut TrapFrame) {
             on_trap(trap, exception, frame);
         }
     }
-}
-
-/// Carries out the load or store that stage 2 refused, if it is a common access to a trapped page.
-fn emulate_known(exception: &Exception, frame: &mut TrapFrame) -> bool {
-    let Some(access) = exception.refused_access() else { return false };
-    // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
-    if access.is_translation_fault && !guest::is_memory(exception.hpfar_page()) {
-        return false;
-    }
-    let platform = PLATFORM.get();
-    platform.is_some_and(|platform| platform.emulate_known(exception.far, access.is_write, frame))
 }
 
 /// How a synchronous exception is to be handled.

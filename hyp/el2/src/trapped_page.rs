@@ -25,7 +25,7 @@ pub mod known;
 pub mod monitor;
 pub mod progress;
 
-use oche_engine::{AccessKind, FaultDisposition, WatchedAccess};
+use oche_engine::{AccessKind, FaultDisposition, Parts, WatchedAccess};
 use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
@@ -38,8 +38,10 @@ use monitor::Monitors;
 pub trait TrappedPages {
     /// See `Engine::access_trapped`. `pc` is recorded in the trace.
     fn access(&mut self, pc: u64, address: u64, kind: AccessKind) -> FaultDisposition;
-    /// See `Engine::access_known`. `pc` is recorded in the trace.
-    fn access_known(&mut self, pc: u64, address: u64, is_write: bool) -> bool;
+    /// See `Engine::load_known`. `pc` is recorded in the trace.
+    fn load_known(&mut self, pc: u64, address: u64, parts: Parts) -> Option<[u64; 2]>;
+    /// See `Engine::store_known`. `pc` is recorded in the trace.
+    fn store_known(&mut self, pc: u64, address: u64, parts: Parts, values: [u64; 2]) -> bool;
     /// The host page that holds `page`, if it is guest RAM.
     fn locate(&self, page: Gfn) -> Option<Hfn>;
     /// See `Engine::load_trapped`.
@@ -78,6 +80,7 @@ pub enum Agreement {
 /// Compares `access`, decoded from the instruction at the program counter now, with a fault of a
 /// store or load at the virtual address `far`. Another CPU may have replaced the instruction by one
 /// that needs other rights.
+#[inline(always)]
 pub fn agreement(
     access: &Access,
     registers: &impl GuestRegisters,

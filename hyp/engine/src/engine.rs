@@ -308,7 +308,8 @@ impl Engine {
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
         let is_write = access == AccessKind::Store;
         let is_data = is_write || access == AccessKind::Load;
-        if is_data && self.access_known(host, address, is_write) {
+        if is_data && self.mapper.trapped_copies(page, is_write).is_some() {
+            host.event(Event::Access { address, is_write });
             return FaultDisposition::Emulate(page);
         }
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {

@@ -15,7 +15,7 @@
 pub(crate) mod addition;
 pub(crate) mod alias;
 mod copies;
-mod copy_set;
+pub(crate) mod copy_set;
 mod cost;
 mod cpu_trap;
 mod direct;

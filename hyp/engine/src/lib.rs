@@ -51,4 +51,5 @@ pub mod phases {
 pub use emulated_dart::AccessError;
 pub use engine::{AccessKind, Configuration, Engine, FaultDisposition};
 pub use granule::Isolation;
+pub use granule::copy_set::Parts;
 pub use granule::watch::WatchedAccess;

@@ -16,7 +16,9 @@ use oche_el2::trapped_page::{TrappedPages, Value};
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, WatchedAccess};
+use oche_engine::{
+    AccessKind, Configuration, Engine, FaultDisposition, Isolation, Parts, WatchedAccess,
+};
 use oche_trace::directory::Layout;
 use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
 use oche_types::dart::registers::STREAM_COMMAND;
@@ -257,9 +259,18 @@ impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
         trapped
     }
 
-    fn access_known(&mut self, program_counter: u64, address: u64, is_write: bool) -> bool {
-        self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
-        let is_known = self.engine.access_known(&mut self.machine, address, is_write);
+    #[inline]
+    fn load_known(&mut self, pc: u64, address: u64, parts: Parts) -> Option<[u64; 2]> {
+        self.begin(TrapContext { cpu: percpu::index(), program_counter: pc, frame_pointer: 0 });
+        let values = self.engine.load_known(&mut self.machine, address, parts)?;
+        self.end_trap();
+        Some(values)
+    }
+
+    #[inline]
+    fn store_known(&mut self, pc: u64, address: u64, parts: Parts, values: [u64; 2]) -> bool {
+        self.begin(TrapContext { cpu: percpu::index(), program_counter: pc, frame_pointer: 0 });
+        let is_known = self.engine.store_known(&mut self.machine, address, parts, values);
         if is_known {
             self.end_trap();
         }

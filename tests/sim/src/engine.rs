@@ -6,7 +6,7 @@
 use crate::allocations::allocations_of;
 use crate::machine::SimulatedMachine;
 use oche_engine::budget::SLICE_BYTES;
-use oche_engine::{AccessError, AccessKind, Configuration, FaultDisposition};
+use oche_engine::{AccessError, AccessKind, Configuration, FaultDisposition, Parts};
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::dart::stream::DartId;
 use oche_types::selection::Selection;
@@ -120,6 +120,27 @@ impl Engine {
         value: u64,
     ) {
         self.call(host, |engine, host| engine.store_trapped(host, page, offset, bytes, value));
+    }
+
+    /// As the engine's.
+    pub fn load_known<const C: bool>(
+        &mut self,
+        host: &mut SimulatedMachine<C>,
+        address: u64,
+        parts: Parts,
+    ) -> Option<[u64; 2]> {
+        self.call(host, |engine, host| engine.load_known(host, address, parts))
+    }
+
+    /// As the engine's.
+    pub fn store_known<const C: bool>(
+        &mut self,
+        host: &mut SimulatedMachine<C>,
+        address: u64,
+        parts: Parts,
+        values: [u64; 2],
+    ) -> bool {
+        self.call(host, |engine, host| engine.store_known(host, address, parts, values))
     }
 
     /// As the engine's.

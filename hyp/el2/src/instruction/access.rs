@@ -102,6 +102,7 @@ pub enum Addressing {
 
 impl Extension {
     /// Extends `value`, of `bytes` bytes and zero-extended, to the register's value.
+    #[inline]
     pub fn apply(self, value: u64, bytes: u8) -> u64 {
         let unused = 64 - 8 * u32::from(bytes.clamp(1, 8));
         let signed = ((value << unused) as i64 >> unused) as u64;
@@ -141,6 +142,7 @@ impl Access {
 
     /// The virtual address, from the values of registers (31 is the stack pointer for a base) and
     /// the instruction's address.
+    #[inline]
     pub fn address(
         &self,
         base_register: impl Fn(u8) -> u64,

@@ -235,9 +235,13 @@ fn store_exclusive<G: TrappedPages>(
     }
 }
 
-/// Clears other CPUs' monitors for a store of this CPU at `offset` of `page`.
-pub(super) fn note_store(page: Gfn, offset: usize) {
-    STATE.lock().monitors.note_store(percpu::index(), page, offset);
+/// Clears other CPUs' monitors for a store of this CPU whose parts begin at `offsets` of `page`.
+#[inline]
+pub(super) fn note_store(page: Gfn, offsets: [usize; 2]) {
+    let monitors = &mut STATE.lock().monitors;
+    for offset in offsets {
+        monitors.note_store(percpu::index(), page, offset);
+    }
 }
 
 fn of_this_cpu<T>(all: &mut [T; MAX_CPUS]) -> &mut T {

@@ -7,16 +7,20 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use oche_engine::Parts;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
 use crate::frame::TrapFrame;
 use crate::guest_registers::GuestRegisters;
 use crate::guest_registers::hw::FrameRegisters;
-use crate::instruction::{self, Access, Operation};
+use crate::instruction::{self, Access, Extension, Operation};
 use crate::lock::SpinLock;
 use crate::translation::{instruction_at, translate_access};
 use crate::trapped_page::hw::note_store;
 use crate::trapped_page::{Agreement, TrappedPages, agreement};
+
+/// The number of XZR.
+const ZERO: u8 = 31;
 
 /// Carries out the guest's load or store that stage 2 refused at the virtual address `far`. Returns
 /// false, and does nothing, if it is not a common case, or if another CPU holds the engine's lock:
@@ -34,58 +38,65 @@ pub fn emulate_known<G: TrappedPages>(
     else {
         return false;
     };
-    // An exclusive begins or ends a sequence.
-    let is_exclusive =
-        matches!(access.kind, Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. });
-    if is_exclusive {
-        return false;
-    }
+    let Some(transfer) = Transfer::of(&access) else { return false };
     let Some(at) = translate_access(address, &access, frame) else { return false };
-    let Some(page) = Gfn::containing(at).filter(|_| pages.access_known(frame.elr, at, is_write))
-    else {
-        return false;
-    };
     // Orders the access after the guest's own earlier stores and before its later ones.
     fence(Ordering::SeqCst);
-    carry_out(&mut *pages, page, address as usize % PAGE_BYTES, &access, frame);
+    let is_known = match is_write {
+        false => load(&mut *pages, at, &transfer, frame),
+        true => store(&mut *pages, at, &transfer, frame),
+    };
     fence(Ordering::SeqCst);
-    FrameRegisters { frame }.write_back(&access);
-    frame.advance();
+    if is_known {
+        FrameRegisters { frame }.write_back(&access);
+        frame.advance();
+    }
+    is_known
+}
+
+/// What a load or store transfers.
+struct Transfer {
+    parts: Parts,
+    /// The register of each part; XZR if there is no second one.
+    registers: [u8; 2],
+    extension: Extension,
+}
+
+impl Transfer {
+    /// `None` for an exclusive, which begins or ends a sequence.
+    #[inline]
+    fn of(access: &Access) -> Option<Self> {
+        let (registers, count, extension) = match access.kind {
+            Operation::Load { register, extension } => ([register, ZERO], 1, extension),
+            Operation::LoadPair { registers, extension } => (registers, 2, extension),
+            Operation::Store { register } => ([register, ZERO], 1, Extension::Zero),
+            Operation::StorePair { registers } => (registers, 2, Extension::Zero),
+            Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => return None,
+        };
+        let parts = Parts { bytes: usize::from(access.bytes), count };
+        Some(Self { parts, registers, extension })
+    }
+}
+
+/// Carries out a load at guest-physical `at`. Returns whether it did.
+#[inline(always)]
+fn load(pages: &mut impl TrappedPages, at: u64, load: &Transfer, frame: &mut TrapFrame) -> bool {
+    let Some(values) = pages.load_known(frame.elr, at, load.parts) else { return false };
+    for (register, value) in load.registers.into_iter().zip(values) {
+        frame.set_register(register, load.extension.apply(value, load.parts.bytes as u8));
+    }
     true
 }
 
-/// Carries out `access` at `offset` of `page`, which is not watched.
-#[inline]
-fn carry_out(
-    pages: &mut impl TrappedPages,
-    page: Gfn,
-    offset: usize,
-    access: &Access,
-    frame: &mut TrapFrame,
-) {
-    let bytes = usize::from(access.bytes);
-    let mut load = |offset| pages.load(page, offset, bytes);
-    match access.kind {
-        Operation::Load { register, extension } => {
-            frame.set_register(register, extension.apply(load(offset), access.bytes));
-        }
-        Operation::LoadPair { registers: [first, second], extension } => {
-            let values = [load(offset), load(offset + bytes)];
-            frame.set_register(first, extension.apply(values[0], access.bytes));
-            frame.set_register(second, extension.apply(values[1], access.bytes));
-        }
-        Operation::Store { register } => {
-            note_store(page, offset);
-            pages.store(page, offset, bytes, frame.register(register));
-        }
-        Operation::StorePair { registers: [first, second] } => {
-            note_store(page, offset);
-            note_store(page, offset + bytes);
-            pages.store(page, offset, bytes, frame.register(first));
-            pages.store(page, offset + bytes, bytes, frame.register(second));
-        }
-        Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => {
-            unreachable!("invariant: exclusives are no common case")
-        }
+/// Carries out a store at guest-physical `at`. Returns whether it did.
+#[inline(always)]
+fn store(pages: &mut impl TrappedPages, at: u64, store: &Transfer, frame: &TrapFrame) -> bool {
+    let values = store.registers.map(|register| frame.register(register));
+    let is_known = pages.store_known(frame.elr, at, store.parts, values);
+    if is_known && let Some(page) = Gfn::containing(at) {
+        // Under the engine's lock still, so no other CPU has ended a sequence since.
+        let offset = at as usize % PAGE_BYTES;
+        note_store(page, [offset, store.parts.last(offset)]);
     }
+    is_known
 }

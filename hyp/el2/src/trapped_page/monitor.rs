@@ -77,6 +77,7 @@ impl Monitors {
     }
 
     /// Clears other CPUs' monitors for a store of CPU `cpu` at `offset` of `page`.
+    #[inline]
     pub fn note_store(&mut self, cpu: usize, page: Gfn, offset: usize) {
         self.clear(cpu, |monitor| {
             monitor.place.page == page && monitor.place.offset / GRANULE == offset / GRANULE
@@ -88,10 +89,16 @@ impl Monitors {
         self.clear(cpu, |monitor| monitor.place.page == page);
     }
 
+    #[inline]
     fn clear(&mut self, cpu: usize, is_hit: impl Fn(&Monitor) -> bool) {
-        if !self.are_set {
-            return;
+        if self.are_set {
+            self.clear_set(cpu, is_hit);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_set(&mut self, cpu: usize, is_hit: impl Fn(&Monitor) -> bool) {
         for (number, monitor) in self.monitors.iter_mut().enumerate() {
             if number != cpu && monitor.as_ref().is_some_and(&is_hit) {
                 *monitor = None;

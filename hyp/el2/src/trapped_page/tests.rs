@@ -18,8 +18,12 @@ impl TrappedPages for Bytes {
         FaultDisposition::Emulate(PAGE)
     }
 
-    fn access_known(&mut self, _pc: u64, _address: u64, _is_write: bool) -> bool {
-        true
+    fn load_known(&mut self, _pc: u64, _address: u64, _parts: Parts) -> Option<[u64; 2]> {
+        None
+    }
+
+    fn store_known(&mut self, _pc: u64, _at: u64, _parts: Parts, _values: [u64; 2]) -> bool {
+        false
     }
 
     fn locate(&self, _page: Gfn) -> Option<Hfn> {

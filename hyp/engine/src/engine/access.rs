@@ -1,23 +1,53 @@
 //! CPUs' accesses to trapped pages: the common case, and pages that are open for one CPU.
 
-use oche_types::addr::{Gfn, Hfn};
+use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::event::Event;
 
 use crate::engine::Engine;
+use crate::granule::copy_set::Parts;
 use crate::host::Host;
 
 impl Engine {
-    /// Handles a CPU's load or store at guest-physical `address` as [`Self::access_trapped`] does,
-    /// if the page is known as trapped: then returns true, for `FaultDisposition::Emulate`.
-    /// Otherwise does nothing.
+    /// Carries out a CPU's load of `parts` at guest-physical `address`, inside a page, if the page
+    /// traps loads, as it must, only for its copies: as [`Self::access_trapped`] and
+    /// [`Self::load_trapped`] do. The second of the values is 0 if there is one part. Otherwise
+    /// does nothing.
     #[inline]
-    pub fn access_known(&mut self, host: &mut impl Host, address: u64, is_write: bool) -> bool {
-        let is_known = Gfn::containing(address)
-            .is_some_and(|page| self.mapper.is_known_as_trapped(page, is_write));
-        if is_known {
-            host.event(Event::Access { address, is_write });
+    pub fn load_known(
+        &mut self,
+        host: &mut impl Host,
+        address: u64,
+        parts: Parts,
+    ) -> Option<[u64; 2]> {
+        let page = Gfn::containing(address)?;
+        let set = self.mapper.trapped_copies(page, false)?;
+        host.event(Event::Access { address, is_write: false });
+        let offset = address as usize % PAGE_BYTES;
+        match set.load_parts(host, offset, parts) {
+            Some(values) => Some(values),
+            None => Some(self.mapper.merge_and_load(host, page, offset, parts)),
         }
-        is_known
+    }
+
+    /// Carries out a CPU's store of `parts` with `values` at guest-physical `address`, inside a
+    /// page, if the page traps stores, as it must, only for its copies: as [`Self::access_trapped`]
+    /// and [`Self::store_trapped`] do. Otherwise returns false, and does nothing.
+    #[inline]
+    pub fn store_known(
+        &mut self,
+        host: &mut impl Host,
+        address: u64,
+        parts: Parts,
+        values: [u64; 2],
+    ) -> bool {
+        let Some(page) = Gfn::containing(address) else { return false };
+        let Some(set) = self.mapper.trapped_copies(page, true) else { return false };
+        host.event(Event::Access { address, is_write: true });
+        let offset = address as usize % PAGE_BYTES;
+        if !set.store_parts(host, offset, parts, values) {
+            self.mapper.store_unaligned(host, page, offset, parts, values);
+        }
+        true
     }
 
     /// Opens the trapped `page` for direct accesses of one CPU: makes its copies equal and returns

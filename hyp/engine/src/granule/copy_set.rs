@@ -23,9 +23,25 @@ const SETS: usize = 16;
 /// A version that never is.
 const NEVER: u64 = u64::MAX;
 
+/// The parts of a CPU's load or store, one for each register, side by side in a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Number of bytes of each: 1 to 8.
+    pub bytes: usize,
+    /// How many there are: 1 or 2.
+    pub count: usize,
+}
+
+impl Parts {
+    /// The offset of the last part, if the first one is at `offset`.
+    pub fn last(self, offset: usize) -> usize {
+        if self.count == 2 { offset + self.bytes } else { offset }
+    }
+}
+
 /// The copies of a page.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CopySet {
+pub(crate) struct CopySet {
     page: Gfn,
     /// When it was found.
     version: u64,
@@ -109,8 +125,111 @@ impl CopySet {
         (differing == 0).then_some(value)
     }
 
+    /// Loads `parts` at `offset`, or gives `None` if a copy differs from the twin in a word of
+    /// them, or if they are not aligned.
+    #[inline]
+    pub(crate) fn load_parts(
+        &self,
+        memory: &impl Memory,
+        offset: usize,
+        parts: Parts,
+    ) -> Option<[u64; 2]> {
+        let first = self.load_part(memory, offset, parts.bytes)?;
+        let second = match parts.count {
+            2 => self.load_part(memory, parts.last(offset), parts.bytes)?,
+            _ => 0,
+        };
+        Some([first, second])
+    }
+
+    #[inline]
+    fn load_part(&self, memory: &impl Memory, offset: usize, bytes: usize) -> Option<u64> {
+        if !is_aligned(offset, bytes) {
+            return None;
+        }
+        let word = self.load(memory, offset / 8)?;
+        if bytes == 8 {
+            return Some(word);
+        }
+        Some(word >> (8 * (offset % 8)) & !(u64::MAX << (8 * (bytes % 8))))
+    }
+
+    /// Stores `parts` with `values` at `offset` into all copies and the twin. Returns false, and
+    /// does nothing, if they are not aligned.
+    ///
+    /// No merge is needed before, whichever copy a device writes meanwhile. For each byte, with the
+    /// engine's lock held, so that no merge comes in between:
+    /// - *Not stored here:* it changes in no copy and not in the twin, because each part is one
+    ///   store of its own bytes. A device's write waits for a merge as before.
+    /// - *Stored here, and written by a device before the store reaches its copy:* the write is
+    ///   overwritten there. Other copies have it from an earlier merge or not at all, and are
+    ///   overwritten too. A merge directly before the store would end alike: first the device's
+    ///   write, then the CPU's.
+    /// - *Stored here, and written by a device later:* the write stays in its copy. It differs from
+    ///   the twin, which has the CPU's value, and is merged later, or it equals the CPU's value.
+    ///
+    /// This looks at one copy and the twin, so it holds for any number of copies and any order of
+    /// the stores. The page itself is a copy like the others, also if it is pinned and an
+    /// untranslated bus master writes it. In a bounce page that devices may only read, nothing is
+    /// merged, with or without a merge before. Without a twin there are no merges.
+    #[inline]
+    pub(crate) fn store_parts(
+        &self,
+        memory: &mut impl Memory,
+        offset: usize,
+        parts: Parts,
+        values: [u64; 2],
+    ) -> bool {
+        if !is_aligned(offset, parts.bytes) {
+            return false;
+        }
+        if parts.bytes != 8 {
+            self.store_narrow(memory, offset, parts, values);
+            return true;
+        }
+        let word = offset / 8;
+        let mut store = |to| {
+            memory.store(to, word, values[0]);
+            if parts.count == 2 {
+                memory.store(to, word + 1, values[1]);
+            }
+        };
+        let (primary, others) = self.copies.split_first().must("there is a copy");
+        store(*primary);
+        others.iter().take(self.count.saturating_sub(1)).for_each(|to| store(*to));
+        self.twin.into_iter().for_each(store);
+        true
+    }
+
+    #[inline(never)]
+    fn store_narrow(
+        &self,
+        memory: &mut impl Memory,
+        offset: usize,
+        parts: Parts,
+        values: [u64; 2],
+    ) {
+        let width_log2 = parts.bytes.trailing_zeros() as u8;
+        for to in self.all() {
+            memory.store_aligned(to, offset, width_log2, values[0]);
+            if parts.count == 2 {
+                memory.store_aligned(to, parts.last(offset), width_log2, values[1]);
+            }
+        }
+    }
+
     /// The copies, and last the twin.
+    #[inline]
     pub(super) fn all(&self) -> impl Iterator<Item = Hfn> {
         self.copies.iter().take(self.count).copied().chain(self.twin)
     }
 }
+
+/// Whether a part of `bytes` bytes at `offset` is one store of memory.
+#[inline]
+fn is_aligned(offset: usize, bytes: usize) -> bool {
+    matches!(bytes, 1 | 2 | 4 | 8) && offset & (bytes - 1) == 0
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@
 //!   from the twin in any copy that a device may write is merged first ([`propagate`]). If there is
 //!   no such bounce page, devices write only the copy that CPUs read, and loads need no trap.
 //! - *Every device that reads after a CPU's store sees it.* The store goes into all copies and into
-//!   the twin before the trap returns. Its words were merged before, so a device's earlier write in
-//!   the same word is not lost, and a later one differs from the twin.
+//!   the twin before the trap returns, and changes no other byte. A later write of a device differs
+//!   from the twin: [`CopySet::store_parts`] has the argument.
 //! - *A device's write is never mistaken for an old value.* The twin holds what all copies agreed
 //!   on after the last merge or trapped store. A device that writes back a value that a CPU has
 //!   overwritten therefore differs from the twin.
@@ -30,7 +30,7 @@ use oche_types::event::Refusal;
 use oche_types::{Invariant, invariant};
 
 use crate::granule::copies::store_bytes;
-use crate::granule::copy_set::CopySet;
+use crate::granule::copy_set::{CopySet, Parts};
 use crate::granule::state::Slot;
 use crate::granule::{BATCH, Change, GranuleMapper, Requester};
 use crate::host::{DomainId, Host, Memory};
@@ -92,11 +92,60 @@ impl GranuleMapper {
         self.mover.version().wrapping_add(self.granule_map.version())
     }
 
-    /// Whether `page` is known to be trapped as it must be, so that a load or store of a CPU is
-    /// carried out on all copies.
-    pub(crate) fn is_known_as_trapped(&self, page: Gfn, is_write: bool) -> bool {
+    /// The copies of `page`, if it is trapped as it must be, so that a load or store of a CPU is
+    /// carried out on all copies. Such a page holds no tracked table.
+    #[inline]
+    pub(crate) fn trapped_copies(&mut self, page: Gfn, is_write: bool) -> Option<&CopySet> {
         let covering = if is_write { CpuTrap::Writes } else { CpuTrap::All };
-        self.copy_sets.get(page, self.version()).is_some_and(|set| set.trap >= covering)
+        let version = self.version();
+        if self.copy_sets.get(page, version).is_none() {
+            self.find_mapped_copies(page, version);
+        }
+        self.copy_sets.get(page, version).filter(|set| set.trap >= covering)
+    }
+
+    /// Finds the copies of `page`, unless it has none: then its trap is not for them.
+    #[cold]
+    #[inline(never)]
+    fn find_mapped_copies(&mut self, page: Gfn, version: u64) {
+        if self.mappings(page).next().is_some()
+            && let Some(found) = self.find_copies(page, version)
+        {
+            self.copy_sets.keep(found);
+        }
+    }
+
+    /// Loads `parts` at `offset` of a trapped `page` for a CPU, after a merge of their words.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn merge_and_load(
+        &mut self,
+        host: &mut impl Host,
+        page: Gfn,
+        offset: usize,
+        parts: Parts,
+    ) -> [u64; 2] {
+        let first = self.load(host, page, offset, parts.bytes);
+        let has_second = parts.count == 2;
+        let offset = offset + parts.bytes;
+        [first, if has_second { self.load(host, page, offset, parts.bytes) } else { 0 }]
+    }
+
+    /// Stores `parts` with `values` at `offset` of a trapped `page` for a CPU, aligned or not.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn store_unaligned(
+        &mut self,
+        host: &mut impl Host,
+        page: Gfn,
+        offset: usize,
+        parts: Parts,
+        values: [u64; 2],
+    ) {
+        self.store(host, page, offset, parts.bytes, values[0]);
+        if parts.count == 2 {
+            self.store(host, page, offset + parts.bytes, parts.bytes, values[1]);
+        }
     }
 
     /// The copies of `page`, or `None` if there are too many for a set.
@@ -180,11 +229,6 @@ impl GranuleMapper {
         value: u64,
     ) {
         check_inside(offset, bytes);
-        let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
-        let _ = self.merged_word(host, page, first);
-        if last != first {
-            let _ = self.merged_word(host, page, last);
-        }
         if let Some(set) = self.copy_set(page) {
             if bytes.is_power_of_two() && offset.is_multiple_of(bytes) {
                 let width_log2 = bytes.trailing_zeros() as u8;

@@ -8,7 +8,7 @@ mod watched;
 
 use crate::bench::{Bench, page};
 use oche_engine::host::CpuAccess;
-use oche_engine::{AccessKind, FaultDisposition};
+use oche_engine::{AccessKind, FaultDisposition, Parts};
 use oche_types::dart::entry::{Permission, encode_leaf};
 use oche_types::event::{Event, Refusal};
 
@@ -126,6 +126,60 @@ fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
         for iova in [8, 21, 34] {
             assert_eq!(bench.device_read(iova, 512 + index as u64), Some(byte));
         }
+    }
+}
+
+#[test]
+fn accesses_to_a_known_page_of_every_width_and_alignment_reach_all_copies() {
+    let mut bench = aliased([Permission::READ_WRITE; 3]);
+    let address = |offset: usize| page(30).address() + 512 + offset as u64;
+    let whole = Parts { bytes: 8, count: 1 };
+    let other = page(31).address();
+    assert_eq!(bench.engine.load_known(&mut bench.machine, other, whole), None);
+    assert!(!bench.engine.store_known(&mut bench.machine, other, whole, [0; 2]));
+    let mut bytes = [0_u8; 64];
+    let shapes =
+        (0..40).flat_map(|at| (1..=8).flat_map(move |bytes| [(at, bytes, 1), (at, bytes, 2)]));
+    for (round, (offset, length, count)) in shapes.enumerate() {
+        let parts = Parts { bytes: length, count };
+        // What a device wrote before is seen beside the store, and by the load.
+        let (beside, other) = (round * 11 % 64, round as u8);
+        assert!(bench.device_write(21, 512 + beside as u64, other));
+        bytes[beside] = other;
+        let values = [1, 3].map(|by| 0x0123_4567_89ab_cdef_u64.rotate_left(round as u32 * by));
+        if round % 3 != 0 {
+            let (engine, machine) = (&mut bench.engine, &mut bench.machine);
+            assert!(engine.store_known(machine, address(offset), parts, values));
+            for (chunk, value) in bytes[offset..].chunks_mut(length).zip(values).take(count) {
+                chunk.copy_from_slice(&value.to_le_bytes()[..length]);
+            }
+        }
+        let loaded = bench.engine.load_known(&mut bench.machine, address(offset), parts);
+        let mut expected = [0; 2];
+        for (value, chunk) in expected.iter_mut().zip(bytes[offset..].chunks(length)).take(count) {
+            let mut word = [0; 8];
+            word[..length].copy_from_slice(chunk);
+            *value = u64::from_le_bytes(word);
+        }
+        assert_eq!(loaded, Some(expected), "{parts:?} at {offset}");
+    }
+    for (index, byte) in bytes.into_iter().enumerate() {
+        bench.cpu_load(30, 512 + index);
+        for iova in [8, 21, 34] {
+            assert_eq!(bench.device_read(iova, 512 + index as u64), Some(byte));
+        }
+    }
+}
+
+#[test]
+fn a_load_is_not_known_to_trap_where_devices_only_read() {
+    let mut bench = aliased([Permission::READ_ONLY; 3]);
+    let (address, parts) = (page(30).address(), Parts { bytes: 8, count: 2 });
+    assert_eq!(bench.engine.load_known(&mut bench.machine, address, parts), None);
+    assert!(bench.engine.store_known(&mut bench.machine, address, parts, [2, 3]));
+    for iova in [8, 21, 34] {
+        assert_eq!(bench.device_read(iova, 0), Some(2));
+        assert_eq!(bench.device_read(iova, 8), Some(3));
     }
 }
 

@@ -5,12 +5,13 @@
 //! done. An estimate is never too low.
 
 /// Bytes that one trap may load and store before it leaves the rest to the next poll. It is enough
-/// to map nearly 16 MiB, so that the first poll usually finds the DART idle, and takes one or two
-/// milliseconds on an M1.
+/// to map nearly 8 MiB, so that the first poll usually finds the DART idle: Linux 6.1 polls for
+/// 100 us and once more, so that a command may take three slices (`apple-dart.c`,
+/// `apple_dart_hw_stream_command`; `include/linux/iopoll.h`).
 ///
 /// A trap can exceed it by the cost of one granule's change and of the empty shadow tables that it
 /// reclaims for that change.
-pub const SLICE_BYTES: usize = 64 << 20;
+pub const SLICE_BYTES: usize = 32 << 20;
 
 /// What is left of one trap's work.
 #[derive(Debug)]

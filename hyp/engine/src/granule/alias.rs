@@ -17,10 +17,11 @@ use crate::mover::NONE;
 /// trap.
 pub(crate) const MAX_ALIASES: usize = 1024;
 /// Most mappings of a page of which a device or an untranslated bus master writes a copy: each copy
-/// is compared word by word and updated. Buffers that devices write do not share a cache line of 64
-/// bytes, so this is the number that fits into a page. Only a driver that maps the same bytes
-/// several times needs more.
-pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
+/// is compared word by word and updated, at once for all four pages of a granule, which is the most
+/// that an exit has to do. Buffers that devices write are as far apart as the kernel aligns memory
+/// for DMA, 128 bytes (Linux `arch/arm64/include/asm/cache.h`, `ARCH_DMA_MINALIGN`), so this is the
+/// number that fits into a page. Only a driver that maps the same bytes several times needs more.
+pub(crate) const MAX_WRITTEN_ALIASES: usize = 32;
 /// Set in a head that is the index of a node.
 const LIST: u32 = 1 << 31;
 /// Most domains at a time: sixteen DARTs whose streams all have tables of their own. A domain that

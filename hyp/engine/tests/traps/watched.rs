@@ -206,7 +206,7 @@ fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
     let mut bench = Bench::new(128);
     // Four pages with 64 mappings each, and one page behind them.
     for iova in 0..256 {
-        bench.set(iova, Some((page(32 + ((iova % 4) ^ 3)), Permission::READ_WRITE)));
+        bench.set(iova, Some((page(32 + ((iova % 4) ^ 3)), Permission::READ_ONLY)));
     }
     bench.set(300, Some((page(60), Permission::READ_WRITE)));
     bench.flush(0, 0);

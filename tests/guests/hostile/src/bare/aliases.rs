@@ -1,6 +1,6 @@
 //! Pages with the maximum number of copies, which differ in every other byte: the longest exits.
 //!
-//! Four pages fill the slots of 64 granules, in another order than in memory, so that no granule is
+//! Four pages fill the slots of 32 granules, in another order than in memory, so that no granule is
 //! direct. A device changes some bytes of one copy and others of the next. Then each kind of access
 //! must see all changes.
 
@@ -15,7 +15,7 @@ const WORDS: usize = 512;
 const SLOTS: usize = 4;
 /// Aliases of a page that a device may write, and IOVA pages that read-only ones take: two tables
 /// but for the buffer's.
-const WRITTEN: usize = 64;
+const WRITTEN: usize = 32;
 const READ: usize = 1020;
 const BUFFER_IOVA: usize = 0x1ff;
 /// What each word is at first, and the bytes of it that the device changes in one copy and in the

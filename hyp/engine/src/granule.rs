@@ -294,8 +294,8 @@ impl GranuleMapper {
     }
 
     /// Applies the first of `changes` of `domain` to the hardware: as many as `budget` allows, and
-    /// at least one. There are at most [`BATCH`], of different granules. Returns how many were
-    /// applied.
+    /// at least one if nothing is charged to it yet. There are at most [`BATCH`], of different
+    /// granules. Returns how many were applied.
     #[must_use]
     pub(crate) fn apply(
         &mut self,
@@ -306,8 +306,9 @@ impl GranuleMapper {
         budget: &mut Budget,
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
+        let least = usize::from(budget.is_whole());
         self.release_quarantined(host, changes.len(), budget);
-        let (count, reserve) = self.affordable(domain, changes, budget);
+        let (count, reserve) = self.affordable(domain, changes, least, budget);
         let changes = changes.get(..count).must("the affordable changes are part of the batch");
         if changes.is_empty() {
             return 0;

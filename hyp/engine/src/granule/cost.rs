@@ -45,12 +45,13 @@ impl Reserve {
 }
 
 impl GranuleMapper {
-    /// How many of the first of `changes` the rest of `budget` allows, at least one. They are
-    /// charged to it.
+    /// How many of the first of `changes` the rest of `budget` admits, at least `least`. They are
+    /// charged to it. If it admits none, it ends.
     pub(super) fn affordable(
         &mut self,
         domain: DomainId,
         changes: &[Change],
+        least: usize,
         budget: &mut Budget,
     ) -> (usize, Reserve) {
         let mut count = 0;
@@ -59,7 +60,7 @@ impl GranuleMapper {
             let (sure, copies) = self.cost(domain, change);
             let merge = self.reserve(copies);
             let cost = sure + merge.bytes;
-            if count != 0 && !budget.allows(cost) {
+            if count >= least && !budget.admits(cost) {
                 break;
             }
             budget.charge(cost);
@@ -67,6 +68,9 @@ impl GranuleMapper {
             count += 1;
         }
         self.unlist_all();
+        if count == 0 && !changes.is_empty() {
+            budget.end();
+        }
         (count, reserve)
     }
 

@@ -204,7 +204,8 @@ fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_reported() {
 #[test]
 fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
     let mut bench = Bench::new(128);
-    // Four pages with 64 mappings each, and one page behind them.
+    // Four pages with as many mappings as granules, 64, and one page behind them. Devices read them
+    // only: of copies that devices write, there may not be as many.
     for iova in 0..256 {
         bench.set(iova, Some((page(32 + ((iova % 4) ^ 3)), Permission::READ_ONLY)));
     }

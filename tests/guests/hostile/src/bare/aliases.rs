@@ -1,8 +1,8 @@
 //! Pages with the maximum number of copies, which differ in every other byte: the longest exits.
 //!
-//! Four pages fill the slots of 32 granules, in another order than in memory, so that no granule is
-//! direct. A device changes some bytes of one copy and others of the next. Then each kind of access
-//! must see all changes.
+//! Four pages fill the slots of 32 granules, in another order than in memory, so that no granule
+//! is direct, and four others fill those of 32 more. A device changes some bytes of one copy and
+//! others of the next. Then each kind of access must see all changes.
 
 use oche_guest_common::{CaseReport, Check, PAGE_BYTES, Pages, check};
 
@@ -13,6 +13,8 @@ use super::mapping::{self, Rights, bounded_flush, leaf};
 
 const WORDS: usize = 512;
 const SLOTS: usize = 4;
+/// Sets of four pages. Each takes a part of the leaf table.
+const SETS: usize = 2;
 /// Aliases of a page that a device may write, and IOVA pages that read-only ones take: two tables
 /// but for the buffer's.
 const WRITTEN: usize = 32;
@@ -24,7 +26,7 @@ const WORD: u64 = 0x1111_1111_1111_1111;
 const ONE: u64 = 0x0000_00ff_0000_00ff;
 const OTHER: u64 = 0x00ff_0000_00ff_0000;
 
-static PAGES: Pages<SLOTS> = Pages::new();
+static PAGES: Pages<{ SETS * SLOTS }> = Pages::new();
 static BUFFER: Pages<1> = Pages::new();
 static LEAVES: Pages<1> = Pages::new();
 
@@ -38,19 +40,20 @@ pub(super) fn run(report: &mut CaseReport) {
         PAGES.set_word(word, WORD);
     }
     written(report, &edu);
+    both_sets(report, &edu);
     read(report, &edu);
     mapping::end(STREAM);
 }
 
 fn written(report: &mut CaseReport, edu: &Edu) {
-    report.case(format_args!("aliases, written: a flush maps them"), map_written(true));
+    report.case(format_args!("aliases, written: a flush maps them"), map_written(1, true));
     mapping::set(STREAM, SLOTS * WRITTEN, Some((address(0), Rights::ReadWrite)));
     report.case(format_args!("aliases, written: one more"), edu.faults(SLOTS * WRITTEN));
     mapping::set(STREAM, SLOTS * WRITTEN, None);
     let change = |report: &mut CaseReport, round: u64, slots: usize| {
         report.case(
             format_args!("aliases, written: the device, round {round}"),
-            change_copies(edu, round, slots),
+            change_copies(edu, round, 0, slots),
         );
     };
     change(report, 1, 1);
@@ -64,9 +67,9 @@ fn written(report: &mut CaseReport, edu: &Edu) {
     PAGES.set_word(word_of(0), FUNCTION);
     report.case(format_args!("aliases, written: a fetch"), call_new(address(0)));
     // The fetch has ended the page's copies: map all again.
-    report.case(format_args!("aliases, written: a flush unmaps all"), map_written(false));
+    report.case(format_args!("aliases, written: a flush unmaps all"), map_written(1, false));
     (0..SLOTS).for_each(restore);
-    report.case(format_args!("aliases, written: a flush maps them again"), map_written(true));
+    report.case(format_args!("aliases, written: a flush maps them again"), map_written(1, true));
     change(report, 3, SLOTS);
     // Unmap one copy of each page: the others are made equal.
     (0..SLOTS).for_each(|slot| mapping::set_raw(slot, 0));
@@ -74,18 +77,49 @@ fn written(report: &mut CaseReport, edu: &Edu) {
     let is_there = |slot| (0..WORDS).all(|word| PAGES.word(word_of(slot) + word) == changed(3));
     let result = check((0..SLOTS).all(is_there), "bytes are lost");
     report.case(format_args!("aliases, written: what the device wrote"), result);
-    report.case(format_args!("aliases, written: a flush unmaps them"), map_written(false));
+    report.case(format_args!("aliases, written: a flush unmaps them"), map_written(1, false));
 }
 
-/// Maps the pages in all slots, or nothing there.
-fn map_written(is_mapped: bool) -> Check {
-    for iova in 0..SLOTS * WRITTEN {
-        mapping::set_raw(
-            iova,
-            if is_mapped { leaf(address(iova % SLOTS), Rights::ReadWrite) } else { 0 },
+/// A flush that unmaps two granules: what the first costs is most of a slice, and the second costs
+/// a slice.
+fn both_sets(report: &mut CaseReport, edu: &Edu) {
+    (0..SETS * SLOTS).for_each(restore);
+    report.case(format_args!("aliases, both sets: a flush maps them"), map_written(SETS, true));
+    let changes = [(0, SLOTS - 1), (1, SLOTS)];
+    for (set, slots) in changes {
+        report.case(
+            format_args!("aliases, both sets: the device, set {set}"),
+            change_copies(edu, 4, set, slots),
         );
     }
+    for iova in (0..SETS).flat_map(|set| (0..SLOTS).map(move |slot| iova(set, 0, slot))) {
+        mapping::set_raw(iova, 0);
+    }
+    report.case(format_args!("aliases, both sets: a flush unmaps two"), bounded_flush(STREAM));
+    let is_there = |(set, slots)| {
+        (0..slots).all(|slot| {
+            let first = word_of(set * SLOTS + slot);
+            (first..first + WORDS).all(|word| PAGES.word(word) == changed(4))
+        })
+    };
+    let result = check(changes.into_iter().all(is_there), "bytes are lost");
+    report.case(format_args!("aliases, both sets: what the device wrote"), result);
+    report.case(format_args!("aliases, both sets: a flush unmaps them"), map_written(SETS, false));
+}
+
+/// Maps the pages of the first `sets` sets in all their slots, or nothing there.
+fn map_written(sets: usize, is_mapped: bool) -> Check {
+    for iova in 0..iova(sets, 0, 0) {
+        let page = iova / (SLOTS * WRITTEN) * SLOTS + iova % SLOTS;
+        let entry = if is_mapped { leaf(address(page), Rights::ReadWrite) } else { 0 };
+        mapping::set_raw(iova, entry);
+    }
     bounded_flush(STREAM)
+}
+
+/// The IOVA page of a slot of a granule of a set's.
+fn iova(set: usize, granule: usize, slot: usize) -> usize {
+    (set * WRITTEN + granule) * SLOTS + slot
 }
 
 fn read(report: &mut CaseReport, edu: &Edu) {
@@ -118,14 +152,14 @@ fn read(report: &mut CaseReport, edu: &Edu) {
     mapping::flush(STREAM);
 }
 
-/// The page in slot `slot` of each granule.
+/// The page in slot `slot % SLOTS` of each granule of set `slot / SLOTS`.
 fn address(slot: usize) -> u64 {
-    PAGES.address() + (SLOTS - 1 - slot) as u64 * PAGE_BYTES
+    PAGES.address() + (word_of(slot) / WORDS) as u64 * PAGE_BYTES
 }
 
 /// The first word of that page.
 fn word_of(slot: usize) -> usize {
-    (SLOTS - 1 - slot) * WORDS
+    (slot ^ (SLOTS - 1)) * WORDS
 }
 
 fn restore(slot: usize) {
@@ -142,8 +176,8 @@ fn changed(round: u64) -> u64 {
     WORD & !(ONE | OTHER) | pattern(round) & (ONE | OTHER)
 }
 
-/// The device changes each word of two copies of the pages in the first `slots` slots.
-fn change_copies(edu: &Edu, round: u64, slots: usize) -> Check {
+/// The device changes each word of two copies of the pages in the first `slots` slots of `set`.
+fn change_copies(edu: &Edu, round: u64, set: usize, slots: usize) -> Check {
     for (granule, mask) in [(1, ONE), (2, OTHER)] {
         let value = WORD & !mask | pattern(round) & mask;
         (0..BUFFER.words()).for_each(|word| BUFFER.set_word(word, value));
@@ -151,7 +185,7 @@ fn change_copies(edu: &Edu, round: u64, slots: usize) -> Check {
         for (slot, offset) in
             (0..slots).flat_map(|slot| [0, MAX_BYTES].map(|offset| (slot, offset)))
         {
-            edu.put((granule * SLOTS + slot) as u64 * PAGE_BYTES + offset, MAX_BYTES)?;
+            edu.put(iova(set, granule, slot) as u64 * PAGE_BYTES + offset, MAX_BYTES)?;
         }
     }
     Ok(())

@@ -77,7 +77,6 @@ impl Configuration<'_> {
         let [states, granules, aliases, placed, lists] =
             GranuleMapper::heap_parts(self.pages(), self.ram.len(), frames, domains);
         let own = bytes_of::<Dart>(self.darts)
-            + self.darts * DomainSet::bytes(domains)
             + bytes_of::<Option<Domain>>(domains)
             + bytes_of::<Batch>(domains)
             + domains * Batch::BYTES;
@@ -112,6 +111,13 @@ struct Dart {
     streams: [Attachment; STREAMS],
     /// The domains with work left that this DART asked for.
     due: DomainSet,
+}
+
+impl Dart {
+    /// Whether some work is left that this DART asked for.
+    fn is_busy(&self) -> bool {
+        !self.due.is_empty()
+    }
 }
 
 /// The domains that a stream is attached to and waits for.
@@ -167,6 +173,13 @@ struct Domain {
 
 const _: () = assert!(MAX_DARTS <= u32::BITS as usize, "`Domain::asked_by` has a bit a DART");
 
+impl Domain {
+    /// Whether this domain has the tables in `roots` and does not end.
+    fn has_tables(&self, roots: &[Ttbr; TTBRS]) -> bool {
+        self.roots == *roots && !self.is_ending
+    }
+}
+
 /// What is left to do until a domain's shadow tables agree with the guest's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pending {
@@ -188,7 +201,7 @@ impl Engine {
         let dart = || Dart {
             registers: EmulatedDart::new(),
             streams: [Attachment::default(); STREAMS],
-            due: DomainSet::new(domains),
+            due: DomainSet::default(),
         };
         Self {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
@@ -224,18 +237,15 @@ impl Engine {
         offset: u64,
         bytes: usize,
     ) -> Result<u32, AccessError> {
-        if dart.index() >= self.darts.len() {
-            return Err(AccessError::Range);
-        }
-        if offset == ERROR {
+        if offset == ERROR && dart.index() < self.darts.len() {
             self.take_faults(host, dart);
         }
-        let mut is_busy = self.is_busy(dart);
-        if is_busy {
+        if self.darts.get(dart.index()).ok_or(AccessError::Range)?.is_busy() {
             self.work(host, dart);
-            is_busy = self.is_busy(dart);
         }
-        let value = self.dart_mut(dart).registers.read(offset, bytes, is_busy)?;
+        let entry = self.dart_mut(dart);
+        let is_busy = entry.is_busy();
+        let value = entry.registers.read(offset, bytes, is_busy)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
         Ok(value)
     }
@@ -254,11 +264,12 @@ impl Engine {
         bytes: usize,
         value: u32,
     ) -> Result<(), AccessError> {
-        let registers = &mut self.darts.get_mut(dart.index()).ok_or(AccessError::Range)?.registers;
-        let command = registers.write(offset, bytes, value)?;
+        let entry = self.darts.get_mut(dart.index()).ok_or(AccessError::Range)?;
+        let command = entry.registers.write(offset, bytes, value)?;
+        let is_busy = entry.is_busy();
         host.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
         match command {
-            Command::None if self.is_busy(dart) => {
+            Command::None if is_busy => {
                 self.work(host, dart);
             }
             Command::None => {}
@@ -293,7 +304,8 @@ impl Engine {
         self.attach(host, dart, streams);
         let slots = self.work(host, dart);
         let pages = u32::try_from(slots).unwrap_or(u32::MAX);
-        host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy(dart) });
+        let is_busy = self.dart_mut(dart).is_busy();
+        host.event(Event::FlushDone { dart, pages, is_busy });
     }
 
     /// Handles a CPU's access at guest-physical `address` that a stage-2 entry refused, because the

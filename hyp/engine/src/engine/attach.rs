@@ -37,44 +37,55 @@ impl Engine {
                 self.block(host, dart, stream);
                 continue;
             };
-            let Some(domain) = self
-                .find_domain(dart, stream, roots)
-                .or_else(|| self.create_domain(host, Requester { dart, stream }, roots))
-            else {
-                self.block(host, dart, stream);
-                continue;
-            };
-            self.domain_mut(domain).requester = Requester { dart, stream };
-            self.ask(dart, domain);
-            let attachment = self.attachment(dart, stream);
-            if attachment.now == Some(domain) {
-                self.cancel_attach(dart, stream);
-            } else if attachment.next != Some(domain) {
-                self.cancel_attach(dart, stream);
-                self.attachment(dart, stream).next = Some(domain);
-                self.domain_mut(domain).waiting.insert(dart, stream);
+            let attachment = *self.attachment(dart, stream);
+            // Mostly a stream stays attached to its domain.
+            let is_kept = |domain: &DomainId| self.is_domain_of(*domain, &roots);
+            if let Some(domain) = attachment.now.filter(is_kept) {
+                self.ask(dart, domain).requester = Requester { dart, stream };
+                if attachment.next.is_some() {
+                    self.cancel_attach(dart, stream);
+                }
+            } else {
+                self.attach_to_other(host, Requester { dart, stream }, roots);
             }
         }
     }
 
-    /// The domain of the tables in `roots`, if there is one: there is at most one that does not
-    /// end. Mostly it is the one that the stream is attached to.
-    fn find_domain(
+    /// Schedules the attachment of a stream to the domain of the tables in `roots`, which is not
+    /// the one that it is attached to.
+    fn attach_to_other(
         &mut self,
-        dart: DartId,
-        stream: StreamId,
+        host: &mut impl Host,
+        requester: Requester,
         roots: [Ttbr; TTBRS],
-    ) -> Option<DomainId> {
-        let now = self.attachment(dart, stream).now;
-        let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
-        let is_now = |now: &DomainId| self.domains.get(usize::from(now.0))?.as_ref().map(is_it);
-        if now.as_ref().and_then(is_now) == Some(true) {
-            return now;
+    ) {
+        let Requester { dart, stream } = requester;
+        let domain = self.find_domain(&roots);
+        let Some(domain) = domain.or_else(|| self.create_domain(host, requester, roots)) else {
+            self.block(host, dart, stream);
+            return;
+        };
+        self.ask(dart, domain).requester = requester;
+        if self.attachment(dart, stream).next != Some(domain) {
+            self.cancel_attach(dart, stream);
+            self.attachment(dart, stream).next = Some(domain);
+            self.domain_mut(domain).waiting.insert(dart, stream);
         }
-        self.domains
-            .iter()
-            .position(|domain| domain.as_ref().is_some_and(is_it))
-            .map(|index| DomainId(index as u16))
+    }
+
+    /// Whether `domain` has the tables in `roots` and does not end.
+    fn is_domain_of(&self, domain: DomainId, roots: &[Ttbr; TTBRS]) -> bool {
+        let domain = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
+        domain.is_some_and(|domain| domain.has_tables(roots))
+    }
+
+    /// The domain of the tables in `roots`, if there is one: there is at most one that does not
+    /// end.
+    fn find_domain(&self, roots: &[Ttbr; TTBRS]) -> Option<DomainId> {
+        let is_it = |domain: &Option<Domain>| {
+            domain.as_ref().is_some_and(|domain| domain.has_tables(roots))
+        };
+        self.domains.iter().position(is_it).map(|index| DomainId(index as u16))
     }
 
     /// Creates the domain of the tables in `roots`. If that is not possible, refuses all that they

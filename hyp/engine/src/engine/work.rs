@@ -12,7 +12,7 @@ use oche_types::event::{Event, Place};
 use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
-use crate::engine::{Dart, Engine, Pending};
+use crate::engine::{Dart, Domain, Engine, Pending};
 use crate::granule::Requester;
 use crate::host::{DomainId, Host};
 use crate::tracker::Batch;
@@ -25,23 +25,18 @@ impl Engine {
         self.darts.get_mut(dart.index()).must("the DART is the guest's")
     }
 
-    /// Whether some work is left that `dart` asked for.
-    pub(super) fn is_busy(&self, dart: DartId) -> bool {
-        let dart = self.darts.get(dart.index()).must("the DART is the guest's");
-        dart.due.first().is_some()
-    }
-
     /// Has the tables of `domain` compared from the start, as work of `dart`: the guest may have
-    /// changed them since they were compared.
-    pub(super) fn ask(&mut self, dart: DartId, domain: DomainId) {
+    /// changed them since they were compared. Returns the domain.
+    pub(super) fn ask(&mut self, dart: DartId, domain: DomainId) -> &mut Domain {
         self.tracker.restart(domain);
+        self.dart_mut(dart).due.insert(domain);
         let entry = self.domain_mut(domain);
         entry.pending = match entry.pending {
             Pending::Apply { applied, .. } => Pending::Apply { applied, is_compared: false },
             _ => Pending::Compare,
         };
         entry.asked_by |= 1 << dart.index();
-        self.dart_mut(dart).due.insert(domain);
+        entry
     }
 
     /// Does the work that `dart` asked for, up to the budget of a trap. Returns the number of slots
@@ -80,27 +75,30 @@ impl Engine {
         };
         let changes = entry.batch.changes.get(applied..);
         let changes = changes.must("the applied changes are part of the batch");
-        for change in changes {
-            for leaf in change.wanted.iter().flatten() {
-                // A device may write this page from now on, which does not trap.
-                if self.mapper.mover.is_write_protected(leaf.page) {
-                    self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+        let mut count = 0;
+        if !changes.is_empty() {
+            for change in changes {
+                for leaf in change.wanted.iter().flatten() {
+                    // A device may write this page from now on, which does not trap.
+                    if self.mapper.mover.is_write_protected(leaf.page) {
+                        self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+                    }
                 }
             }
-        }
-        let count = self.mapper.apply(host, entry.requester, domain, changes, budget);
-        if count < changes.len() {
-            entry.pending = Pending::Apply { applied: applied + count, is_compared };
-            return 4 * count;
+            count = self.mapper.apply(host, entry.requester, domain, changes, budget);
+            if count < changes.len() {
+                entry.pending = Pending::Apply { applied: applied + count, is_compared };
+                return 4 * count;
+            }
         }
         // A rejected table counts too: reporting it is work.
         let slots = 4 * (count + entry.batch.rejected.len());
-        if is_compared && entry.is_ending {
-            self.complete(host, domain, budget);
-        } else if is_compared {
-            entry.pending = Pending::Merge { left: usize::MAX };
-        } else {
+        if !is_compared {
             entry.pending = Pending::Compare;
+        } else if entry.is_ending {
+            self.complete(host, domain, budget);
+        } else {
+            self.merge(host, domain, usize::MAX, budget);
         }
         slots
     }

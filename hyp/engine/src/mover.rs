@@ -15,6 +15,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::heap::bytes_of;
 use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, TraceSink};
+use crate::tracker::table::TableId;
 
 /// The state of one guest page.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct PageState {
     pub(crate) mappings: u32,
     /// The host page that is its twin, or zero if it has none.
     pub(crate) twin: u32,
-    /// Index of the first tracked table in the page: see `tracker`. [`NONE`] if there is none.
-    pub(crate) table: u32,
+    /// The first tracked table in the page, if there is one: see `tracker`.
+    pub(crate) table: Option<TableId>,
     /// The page's index in the list of flush-merged pages: see `granule::flush_merge`. [`NONE`] if
     /// it is not in the list.
     pub(crate) flush_merged: u32,
@@ -63,6 +64,11 @@ pub(crate) struct PageFlags {
 }
 
 impl PageState {
+    /// The host page that holds `page`, whose state this is.
+    pub(crate) fn location(&self, page: Gfn) -> Hfn {
+        if self.away == 0 { page.home() } else { Hfn(self.away) }
+    }
+
     /// Whether the page is at home and stays there in the current batch.
     pub(crate) fn stays_home(&self) -> bool {
         self.away == 0 && !self.flags.is_about_to_move()
@@ -157,7 +163,7 @@ impl Mover {
             away: 0,
             mappings: NONE,
             twin: 0,
-            table: NONE,
+            table: None,
             flush_merged: NONE,
             pins: 0,
             flags: PageFlags::new(),
@@ -209,7 +215,7 @@ impl Mover {
 
     /// Whether `page` holds a tracked table.
     pub(crate) fn holds_table(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|state| state.table != NONE)
+        self.get(page).is_some_and(|state| state.table.is_some())
     }
 
     /// As [`Self::state`], mutable.
@@ -229,7 +235,7 @@ impl Mover {
 
     /// The host page that holds `page`, if it is guest RAM.
     pub(crate) fn find(&self, page: Gfn) -> Option<Hfn> {
-        self.get(page).map(|state| if state.away == 0 { page.home() } else { Hfn(state.away) })
+        self.get(page).map(|state| state.location(page))
     }
 
     /// Whether `page` is at home.

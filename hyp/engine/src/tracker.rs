@@ -9,23 +9,28 @@
 //! The guest may change a table from another CPU while it is compared. Every entry is therefore
 //! read once, and the value that was read is the one that is applied.
 
+mod batch;
 mod compare;
-mod list;
+mod domain;
+pub(crate) mod table;
+mod track;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use oche_types::addr::{Gfn, IovaPage, PAGE_BYTES};
-use oche_types::dart::entry::ENTRIES;
+use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::dart::registers::{TTBRS, Ttbr};
-use oche_types::event::{Event, Refusal};
+use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
-use crate::granule::{BATCH, Change, GranuleMapper};
+use crate::granule::GranuleMapper;
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
+pub(crate) use crate::tracker::batch::Batch;
+use crate::tracker::compare::{Pass, compare_leaf};
+use crate::tracker::domain::{Cursor, LeafTables, TrackedDomain};
+use crate::tracker::table::{RootIndex, TableId, TableKind, Tables};
 
 /// Number of comparisons without a change, one at each flush, after which a table is
 /// write-protected. Write-protecting it and making it unsync again costs as much: two stage-2
@@ -39,133 +44,28 @@ const TABLE_BYTES: usize = PAGE_BYTES;
 /// All tables of all domains.
 #[derive(Debug)]
 pub(crate) struct Tracker {
-    tables: Vec<Table>,
-    free: u32,
+    tables: Tables,
     domains: Vec<Option<TrackedDomain>>,
     /// Empty lists of leaf tables for future domains.
-    lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
-}
-
-/// The tables of one domain.
-#[derive(Debug)]
-struct TrackedDomain {
-    /// First-level tables by TTBR.
-    first: [u32; TTBRS],
-    /// Leaf tables by TTBR and first-level index.
-    leaves: Box<[u32; TTBRS * ENTRIES]>,
-    /// Ends of the list of unsync tables.
-    first_unsync: u32,
-    last_unsync: u32,
-    /// The next table to compare and the next of its entries, while a pass over the unsync tables
-    /// is under way. A pass compares each entry once, so it ends even if another CPU continues to
-    /// write tables.
-    cursor: Option<(u32, usize)>,
-    /// Whether the domain ends: its tables count as empty, whatever the guest's memory holds.
-    is_ending: bool,
-}
-
-#[derive(Debug)]
-struct Table {
-    page: Gfn,
-    domain: DomainId,
-    kind: TableKind,
-    /// The entries as applied.
-    copy: Box<[u64; ENTRIES]>,
-    is_unsync: bool,
-    idle_flushes: u16,
-    /// The tables before and after it in the same guest page. In a free table, `next_in_page` is
-    /// the next free one.
-    previous_in_page: u32,
-    next_in_page: u32,
-    previous_unsync: u32,
-    next_unsync: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TableKind {
-    /// The first-level table of the TTBR with this index.
-    First(usize),
-    /// The leaf table with this number: the TTBR's index times 512, plus the first-level index.
-    Leaf(usize),
-}
-
-/// A table that cannot be tracked, to be reported as a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RejectedTable {
-    /// The first page of IOVAs that the table would map.
-    pub(crate) iova: IovaPage,
-    /// The page in the guest's TTBR or first-level entry.
-    pub(crate) page: Gfn,
-    pub(crate) reason: Refusal,
-}
-
-/// The result of one round of comparison. It names each granule at most once.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) changes: Vec<Change>,
-    pub(crate) rejected: Vec<RejectedTable>,
-    /// Whether tables are being drained into the batch. The tables that replace them map the same
-    /// granules, so nothing else may be added.
-    is_draining: bool,
-    /// Whether nothing more may be added.
-    is_sealed: bool,
-}
-
-impl Batch {
-    /// Bytes of heap that [`Self::new`] takes.
-    pub(crate) const BYTES: usize = bytes_of::<Change>(BATCH) + bytes_of::<RejectedTable>(BATCH);
-
-    pub(crate) fn new() -> Self {
-        Self {
-            changes: Vec::with_capacity(BATCH),
-            rejected: Vec::with_capacity(BATCH),
-            is_draining: false,
-            is_sealed: false,
-        }
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.changes.clear();
-        self.rejected.clear();
-        self.is_draining = false;
-        self.is_sealed = false;
-    }
-
-    fn is_full(&self) -> bool {
-        self.is_sealed || self.changes.len() >= BATCH || self.rejected.len() >= BATCH
-    }
+    lists: Vec<LeafTables>,
 }
 
 impl Tracker {
     /// Creates a tracker for up to `max_tables` tables in `max_domains` domains.
     pub(crate) fn new(max_tables: usize, max_domains: usize) -> Self {
-        let table = |index: usize| Table {
-            page: Gfn(0),
-            domain: DomainId(0),
-            kind: TableKind::First(0),
-            copy: Box::new([0; ENTRIES]),
-            is_unsync: false,
-            idle_flushes: 0,
-            previous_in_page: NONE,
-            next_in_page: if index + 1 == max_tables { NONE } else { index as u32 + 1 },
-            previous_unsync: NONE,
-            next_unsync: NONE,
-        };
         Self {
-            tables: (0..max_tables).map(table).collect(),
-            free: if max_tables == 0 { NONE } else { 0 },
+            tables: Tables::new(max_tables),
             domains: (0..max_domains).map(|_| None).collect(),
-            lists: (0..max_domains).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
+            lists: (0..max_domains).map(|_| LeafTables::new()).collect(),
         }
     }
 
     /// Bytes of heap that [`Self::new`] takes.
     pub(crate) const fn bytes(max_tables: usize, max_domains: usize) -> usize {
-        bytes_of::<Table>(max_tables)
-            + max_tables * bytes_of::<[u64; ENTRIES]>(1)
+        Tables::bytes(max_tables)
             + bytes_of::<Option<TrackedDomain>>(max_domains)
-            + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(max_domains)
-            + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
+            + bytes_of::<LeafTables>(max_domains)
+            + max_domains * LeafTables::BYTES
     }
 
     /// Begins to track the tables in `roots`. Adds those that cannot be tracked to `batch`.
@@ -177,33 +77,24 @@ impl Tracker {
         roots: [Ttbr; TTBRS],
         batch: &mut Batch,
     ) {
-        let entry = self
-            .domains
-            .get_mut(usize::from(domain.0))
-            .must("a domain's number is below the maximum");
+        let entry = self.domains.get_mut(usize::from(domain.0));
+        let entry = entry.must("a domain's number is below the maximum");
         let leaves = self.lists.pop().must("each domain has a list of leaf tables");
-        *entry = Some(TrackedDomain {
-            first: [NONE; TTBRS],
-            leaves,
-            first_unsync: NONE,
-            last_unsync: NONE,
-            cursor: None,
-            is_ending: false,
-        });
-        for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
-            let table =
-                self.track(host, mover, domain, TableKind::First(index), Gfn(root.page()), batch);
-            *self.tracked_mut(domain).first.get_mut(index).must("a stream has four TTBRs") = table;
+        *entry = Some(TrackedDomain::new(leaves));
+        for (index, root) in RootIndex::all().zip(roots).filter(|(_, root)| root.valid()) {
+            let kind = TableKind::First(index);
+            let table = self.track(host, mover, domain, kind, Gfn(root.page()), batch);
+            self.domain_mut(domain).set_first(index, table);
         }
     }
 
     /// Treats every table of `domain` as empty from now on.
     pub(crate) fn end_domain(&mut self, domain: DomainId) {
-        let tracked = self.tracked_mut(domain);
+        let tracked = self.domain_mut(domain);
         tracked.is_ending = true;
         tracked.cursor = None;
         // Leaf tables are drained when the first level is compared, so it must be unsync.
-        for table in tracked.first {
+        for table in tracked.first_level().into_iter().flatten() {
             self.link_unsync(table);
         }
     }
@@ -215,22 +106,19 @@ impl Tracker {
         mover: &mut Mover,
         domain: DomainId,
     ) {
-        for table in self.tracked(domain).first {
+        for table in self.domain(domain).first_level().into_iter().flatten() {
             self.untrack(host, mover, table);
         }
         let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
-        let leaves = ended.must("the tables of a domain are tracked").leaves;
-        invariant!(
-            leaves.iter().all(|leaf| *leaf == NONE),
-            "a domain that ends has no leaf tables left"
-        );
+        let leaves = ended.must("the tables of a domain are tracked").into_leaves();
+        invariant!(leaves.is_empty(), "a domain that ends has no leaf tables left");
         self.lists.push(leaves);
     }
 
     /// Makes the next [`Self::compare`] of `domain` start a new pass, which finds all that the
     /// guest has changed so far.
     pub(crate) fn restart(&mut self, domain: DomainId) {
-        self.tracked_mut(domain).cursor = None;
+        self.domain_mut(domain).cursor = None;
     }
 
     /// Adds the differences between the unsync tables of `domain` and their copies to `batch`, and
@@ -245,98 +133,94 @@ impl Tracker {
         batch: &mut Batch,
         budget: &mut Budget,
     ) -> bool {
-        let tracked = self.tracked(domain);
+        let tracked = self.domain_mut(domain);
+        let is_ending = tracked.is_ending;
         // Tables that become unsync meanwhile are linked at the end, so this pass reaches them.
-        let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_unsync, 0));
-        while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
+        let mut cursor = tracked.cursor.take().unwrap_or(tracked.start());
+        while let Some(id) = cursor.table {
             if budget.is_spent() {
-                self.save_cursor(domain, at, next);
+                self.save_cursor(domain, cursor);
                 return false;
             }
             budget.charge(PAGE_BYTES);
-            if mapper.mover.state(page).mappings != NONE {
-                let reserve = mapper.charge_merge(page, budget);
+            let mut table = self.tables.get_mut(id);
+            let state = mapper.mover.state(table.page);
+            let from = state.location(table.page);
+            if state.mappings != NONE {
+                let reserve = mapper.charge_merge(table.page, budget);
                 // A device may have written entries into another copy of the page.
-                mapper.merge_copies(host, page);
+                mapper.merge_copies(host, table.page);
                 mapper.refund(reserve, budget);
             }
-            let mover = &mut mapper.mover;
-            let is_changed = match kind {
-                TableKind::First(ttbr) => {
-                    self.compare_first(host, mover, domain, at, ttbr, &mut next, batch, budget)
+            let is_changed = match table.kind {
+                // It is drained when its first level is compared.
+                TableKind::Leaf(_) if is_ending => false,
+                TableKind::Leaf(leaf) => {
+                    compare_leaf(host, from, leaf, &mut table.copy, &mut cursor.entry, batch)
                 }
-                TableKind::Leaf(number) => {
-                    self.compare_leaf(host, mover, at, number, &mut next, batch)
+                TableKind::First(root) => {
+                    let mover = &mut mapper.mover;
+                    let mut pass = Pass { host, mover, domain, batch, budget };
+                    let is_changed = self.compare_first(&mut pass, id, root, &mut cursor.entry);
+                    table = self.tables.get_mut(id);
+                    is_changed
                 }
             };
-            let table = self.table_mut(at);
             table.idle_flushes = if is_changed { 0 } else { table.idle_flushes.saturating_add(1) };
             if batch.is_full() {
-                self.save_cursor(domain, at, next);
+                self.save_cursor(domain, cursor);
                 return false;
             }
-            let compared = at;
-            next = 0;
-            at = table.next_unsync;
-            self.protect_if_idle(host, mover, compared, budget);
+            cursor = Cursor::at(table.unsync.next);
+            if table.idle_flushes >= IDLE_FLUSHES {
+                self.protect(host, &mut mapper.mover, id, budget);
+            }
         }
-        self.restart(domain);
         true
     }
 
-    /// Makes the next [`Self::compare`] of `domain` continue with entry `next` of table `at`.
-    fn save_cursor(&mut self, domain: DomainId, at: u32, next: usize) {
-        self.tracked_mut(domain).cursor = Some((at, next));
+    /// Makes the next [`Self::compare`] of `domain` continue at `cursor`.
+    fn save_cursor(&mut self, domain: DomainId, cursor: Cursor) {
+        self.domain_mut(domain).cursor = Some(cursor);
     }
 
-    /// Makes every table in `page` unsync and ends its write protection. Returns false if the page
-    /// holds no tracked table.
-    pub(crate) fn mark_unsync(
-        &mut self,
-        host: &mut impl Host,
-        mover: &mut Mover,
-        page: Gfn,
-    ) -> bool {
-        let Some(mut at) = mover.get(page).map(|state| state.table) else { return false };
-        let found = at != NONE;
-        if found && mover.is_write_protected(page) {
-            while let Some(table) = self.at_mut(at) {
-                table.idle_flushes = 0;
-                let (is_unsync, next) = (table.is_unsync, table.next_in_page);
-                if !is_unsync {
-                    self.link_unsync(at);
-                }
-                at = next;
-            }
-            // Making it unsync cannot fail: the page has an entry of its own.
-            let unsynced = mover.set_write_protected(host, page, false);
-            invariant!(
-                unsynced.is_ok(),
-                "a write-protected page has an entry of its own and can be unsync again: {page:?}"
-            );
-            host.event(Event::Table { page, is_unsync: true });
+    /// Makes every table in `page` unsync and ends its write protection, if it has that.
+    #[inline]
+    pub(crate) fn mark_unsync(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) {
+        if mover.is_write_protected(page) {
+            self.end_protection(host, mover, page);
         }
-        found
     }
 
-    /// Write-protects the unsync table `at`, which was just compared, if it has been idle for long
-    /// enough.
-    fn protect_if_idle(
+    #[inline(never)]
+    fn end_protection(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) {
+        let mut next = mover.state(page).table;
+        while let Some(id) = next {
+            let table = self.tables.get_mut(id);
+            table.idle_flushes = 0;
+            next = table.in_page.next;
+            self.link_unsync(id);
+        }
+        unprotect(host, mover, page);
+        host.event(Event::Table { page, is_unsync: true });
+    }
+
+    /// Write-protects the unsync table `id`, which was just compared and has been idle for long
+    /// enough, if that is possible.
+    #[inline(never)]
+    fn protect(
         &mut self,
         host: &mut impl Host,
         mover: &mut Mover,
-        at: u32,
+        id: TableId,
         budget: &mut Budget,
     ) {
-        let table = self.table_mut(at);
-        if table.idle_flushes < IDLE_FLUSHES || !table.is_unsync {
-            return;
-        }
+        let table = self.tables.get_mut(id);
         table.idle_flushes = 0;
         let page = table.page;
         budget.charge(TABLE_BYTES);
         // Another unsync table in the page keeps the page writable.
-        if self.has_other_unsync(mover, page, at) {
+        if self.has_other_unsync(mover, page, id) {
             return;
         }
         // Writes by a device or an untranslated bus master do not trap. A batch that maps the page
@@ -349,27 +233,64 @@ impl Tracker {
         }
         // A CPU may have written the table between the comparison and the protection.
         let from = mover.locate(page);
-        let table = self.table(at);
-        if host.first_change(from, &table.copy, 0).is_none() {
-            self.unlink_unsync(at);
+        if host.first_change(from, &self.tables.get(id).copy, 0).is_none() {
+            self.unlink_unsync(id);
             host.event(Event::Table { page, is_unsync: false });
         } else {
-            let unsynced = mover.set_write_protected(host, page, false);
-            invariant!(
-                unsynced.is_ok(),
-                "what was just write-protected can be unsync again: {page:?}"
-            );
+            unprotect(host, mover, page);
         }
     }
 
-    fn has_other_unsync(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
-        let mut at = mover.state(page).table;
-        while let Some(table) = self.at(at) {
-            if at != than && table.is_unsync {
+    fn has_other_unsync(&self, mover: &Mover, page: Gfn, than: TableId) -> bool {
+        let mut next = mover.state(page).table;
+        while let Some(id) = next {
+            let table = self.tables.get(id);
+            if id != than && table.is_unsync {
                 return true;
             }
-            at = table.next_in_page;
+            next = table.in_page.next;
         }
         false
     }
+
+    /// Adds a table to the unsync ones of its domain, unless it is one.
+    fn link_unsync(&mut self, id: TableId) {
+        let domain = self.tables.get(id).domain;
+        let domain = tracked(&mut self.domains, domain);
+        domain.link_unsync(&mut self.tables, id);
+    }
+
+    /// Takes a table from the unsync ones of its domain, if it is one.
+    fn unlink_unsync(&mut self, id: TableId) {
+        let domain = self.tables.get(id).domain;
+        let domain = tracked(&mut self.domains, domain);
+        domain.unlink_unsync(&mut self.tables, id);
+    }
+
+    /// The tables of `domain`.
+    fn domain(&self, domain: DomainId) -> &TrackedDomain {
+        let tracked = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
+        tracked.must("the tables of a domain are tracked")
+    }
+
+    /// As [`Self::domain`], mutable.
+    fn domain_mut(&mut self, domain: DomainId) -> &mut TrackedDomain {
+        tracked(&mut self.domains, domain)
+    }
+}
+
+/// The tables of `domain`.
+fn tracked(domains: &mut [Option<TrackedDomain>], domain: DomainId) -> &mut TrackedDomain {
+    let tracked = domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+    tracked.must("the tables of a domain are tracked")
+}
+
+/// Ends the write protection of `page`.
+fn unprotect(host: &mut impl Host, mover: &mut Mover, page: Gfn) {
+    // This cannot fail: the page has an entry of its own.
+    let unsynced = mover.set_write_protected(host, page, false);
+    invariant!(
+        unsynced.is_ok(),
+        "a write-protected page has an entry of its own and can be unsync again: {page:?}"
+    );
 }

@@ -75,21 +75,19 @@ impl Engine {
         };
         let changes = entry.batch.changes.get(applied..);
         let changes = changes.must("the applied changes are part of the batch");
+        for change in changes {
+            for leaf in change.wanted.iter().flatten() {
+                // A device may write this page from now on, which does not trap.
+                self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+            }
+        }
         let mut count = 0;
         if !changes.is_empty() {
-            for change in changes {
-                for leaf in change.wanted.iter().flatten() {
-                    // A device may write this page from now on, which does not trap.
-                    if self.mapper.mover.is_write_protected(leaf.page) {
-                        self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
-                    }
-                }
-            }
             count = self.mapper.apply(host, entry.requester, domain, changes, budget);
-            if count < changes.len() {
-                entry.pending = Pending::Apply { applied: applied + count, is_compared };
-                return 4 * count;
-            }
+        }
+        if count < changes.len() {
+            entry.pending = Pending::Apply { applied: applied + count, is_compared };
+            return 4 * count;
         }
         // A rejected table counts too: reporting it is work.
         let slots = 4 * (count + entry.batch.rejected.len());

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
 
-mod accesses;
 mod cases;
 mod changes;
 mod comparison;
+mod costs;
 mod devices;
 mod guest;
 mod recorded;
@@ -98,7 +98,9 @@ pub fn main(options: &CompareOptions) -> Result<()> {
         println!("\nInstructions of a map / an unmap, and at EL2 for both; events for both:\n");
         println!("{}\n{}", comparison.table(), comparison.trace_table());
         println!("Instructions at EL2 of an access to a page that is mapped more than once:\n");
-        println!("{}", accesses::table(&comparison.accesses));
+        println!("{}", costs::table("access", &comparison.accesses));
+        println!("Instructions at EL2 beside other tables:\n");
+        println!("{}", costs::table("operation, and other tables in use", &comparison.flushes));
     }
     Ok(())
 }
@@ -187,6 +189,7 @@ fn begin(cases: &[MapCase], toolchain: Toolchain, prepared: &CompareGuest) -> Re
         qemu: versions::qemu()?,
         cases: cases.collect(),
         accesses: Vec::new(),
+        flushes: Vec::new(),
     })
 }
 
@@ -199,7 +202,11 @@ fn add(
     step: &Step,
 ) -> Result<()> {
     let measured = run::measure(prepared, setup, cases, step)?;
-    accesses::add(&mut comparison.accesses, setup, measured.accesses)?;
+    costs::add(&mut comparison.accesses, setup, measured.accesses)?;
+    if setup == Setup::Oche {
+        costs::check_growth(&measured.flushes)?;
+    }
+    costs::add(&mut comparison.flushes, setup, measured.flushes)?;
     for (case, figures) in comparison.cases.iter_mut().zip(measured.cases) {
         case.set(setup, figures);
     }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::accesses::{self, AccessFigures};
 use super::changes::Changes;
+use super::costs::{self, Cost};
 use super::run::{Figures, Setup};
 
 /// A comparison, with what it depends on.
@@ -21,7 +21,9 @@ pub(super) struct Comparison {
     /// The cases, in the order in which they ran.
     pub(super) cases: Vec<CaseFigures>,
     /// Accesses to trapped pages, in the order in which they ran.
-    pub(super) accesses: Vec<AccessFigures>,
+    pub(super) accesses: Vec<Cost>,
+    /// Flushes beside other tables, in the order in which they ran.
+    pub(super) flushes: Vec<Cost>,
 }
 
 /// The figures of a case; what was not measured is left out.
@@ -105,7 +107,8 @@ impl Comparison {
     /// measured.
     pub(super) fn compare(&self, recorded: &Self) -> Result<Changes> {
         let mut changes = Changes::default();
-        accesses::compare(&self.accesses, &recorded.accesses, &mut changes)?;
+        costs::compare(&self.accesses, &recorded.accesses, &mut changes)?;
+        costs::compare(&self.flushes, &recorded.flushes, &mut changes)?;
         for measured in &self.cases {
             let name = &measured.case;
             let known = recorded.cases.iter().find(|known| known.case == *name);

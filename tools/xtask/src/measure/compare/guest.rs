@@ -21,16 +21,18 @@ const SCRIPT: &str = include_str!("guest/init.sh");
 /// The program that runs a case.
 const PROGRAM: &str = include_str!("guest/map-cost.c");
 /// The files beside the distribution's benchmark.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("Kbuild", include_str!("guest/Kbuild")),
     ("short-runs.h", include_str!("guest/short-runs.h")),
     ("oche-map-cost.c", include_str!("guest/oche-map-cost.c")),
     ("oche-access-cost.c", include_str!("guest/oche-access-cost.c")),
+    ("oche-flush-cost.c", include_str!("guest/oche-flush-cost.c")),
 ];
 /// The distribution's benchmark, in its kernel's source.
 const BENCHMARK: &str = "kernel/dma/map_benchmark.c";
 /// The modules that are built.
-const MODULES: [&str; 3] = ["map_benchmark.ko", "oche-map-cost.ko", "oche-access-cost.ko"];
+const MODULES: [&str; 4] =
+    ["map_benchmark.ko", "oche-map-cost.ko", "oche-access-cost.ko", "oche-flush-cost.ko"];
 
 /// What the runs boot.
 #[derive(Debug)]

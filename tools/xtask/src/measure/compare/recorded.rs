@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::workspace;
 
-use super::accesses;
 use super::changes::{Changes, MAX_BETTER_PERCENT, MAX_PERCENT};
 use super::comparison::Comparison;
+use super::costs;
 use crate::measure::page;
 
 /// The recorded figures, below the checkout's top folder.
@@ -43,12 +43,12 @@ pub(super) fn write(comparison: &Comparison) -> Result<()> {
 }
 
 /// What encloses each table in the page, and the table.
-fn tables(comparison: &Comparison) -> [(&'static str, String); 3] {
-    let accesses = accesses::table(&comparison.accesses);
+fn tables(comparison: &Comparison) -> [(&'static str, String); 4] {
     [
         ("comparison", comparison.table()),
         ("trace", comparison.trace_table()),
-        ("accesses", accesses),
+        ("accesses", costs::table("access", &comparison.accesses)),
+        ("flushes", costs::table("operation, and other tables in use", &comparison.flushes)),
     ]
 }
 

@@ -24,6 +24,8 @@ use crate::qemu::{QemuMachine, Running, Serial, Wish};
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long the guest may take to ring its bell.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Memory of the machine: with less, Oche has no room for the granules of 512 leaf tables.
+const MEMORY_MIB: u64 = 2048;
 /// Both kernels map and unmap at once, never later and never past the IOMMU.
 const COMMAND_LINE: &str = "console=ttyAMA0 iommu.strict=1 iommu.passthrough=0";
 /// A clock of 1 GHz: a tick is an instruction.
@@ -124,6 +126,8 @@ pub(super) struct Measured {
     pub(super) cases: Vec<Figures>,
     /// The instructions of an access to a trapped page, by name.
     pub(super) accesses: Vec<(String, f64)>,
+    /// The instructions of a flush beside other tables, by name.
+    pub(super) flushes: Vec<(String, f64)>,
 }
 
 /// Oche's counters of a case, over all its operations.
@@ -181,7 +185,8 @@ pub(super) fn measure(
     cases: &[MapCase],
     step: &Step,
 ) -> Result<Measured> {
-    let Runs { cases: runs, accesses } = boot(prepared, setup, Purpose::Cost, cases, step)?;
+    let Runs { cases: runs, accesses, flushes } =
+        boot(prepared, setup, Purpose::Cost, cases, step)?;
     let mut figures: Vec<Figures> = runs.into_iter().map(|(figures, _)| figures).collect();
     if setup == Setup::Oche {
         step.detail("once more, for Oche's counters");
@@ -192,7 +197,7 @@ pub(super) fn measure(
             figures.tlb_broadcasts = counted.tlb_broadcasts;
         }
     }
-    Ok(Measured { cases: figures, accesses })
+    Ok(Measured { cases: figures, accesses, flushes })
 }
 
 /// Counts with `counter` what Oche executes at EL2 in each case.
@@ -217,6 +222,8 @@ struct Runs {
     cases: Vec<(Figures, Option<CountedCase>)>,
     /// The cost of each access.
     accesses: Vec<(String, f64)>,
+    /// The cost of each flush.
+    flushes: Vec<(String, f64)>,
 }
 
 fn boot(
@@ -268,7 +275,8 @@ fn watch(
                 let run = judge(cost, case, counted.take()).with_context(|| format!("cost {cost}"));
                 runs.cases.push(run?);
             }
-            ("access", cost) => runs.accesses.push(parse_access(cost)?),
+            ("access", cost) => runs.accesses.push(parse_named(cost)?),
+            ("flush", cost) => runs.flushes.push(parse_named(cost)?),
             ("end", _) => has_ended = true,
             _ => bail!("in the guest: {report}"),
         }
@@ -297,7 +305,7 @@ fn machine(prepared: &CompareGuest, setup: Setup, purpose: Purpose) -> Result<Qe
     Ok(QemuMachine {
         cpu: CPU.into(),
         cpus: 1,
-        memory_mib: 1024,
+        memory_mib: MEMORY_MIB,
         kernel,
         initrd: is_native.then(|| prepared.initrd.clone()),
         append: match purpose {
@@ -397,9 +405,9 @@ fn parse(cost: &str, case: &MapCase) -> Result<Cost> {
     Ok(Cost { map, unmap, hypervisor, clock_reads })
 }
 
-/// `ldr from-device 2 copies 570`: the access, and its instructions at EL2.
-fn parse_access(cost: &str) -> Result<(String, f64)> {
-    let wrong = || format!("access {cost}");
+/// `ldr from-device 2 copies 570`: the access or flush, and its instructions at EL2.
+fn parse_named(cost: &str) -> Result<(String, f64)> {
+    let wrong = || format!("cost {cost}");
     let (name, instructions) = cost.rsplit_once(' ').with_context(wrong)?;
     Ok((name.to_owned(), instructions.parse().with_context(wrong)?))
 }

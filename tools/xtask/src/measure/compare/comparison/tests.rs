@@ -25,6 +25,7 @@ fn comparison(map: f64) -> Comparison {
         qemu: "7.2".into(),
         cases: vec![case],
         accesses: Vec::new(),
+        flushes: Vec::new(),
     }
 }
 

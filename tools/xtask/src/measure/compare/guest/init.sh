@@ -1,5 +1,5 @@
 # Runs the cases in /etc/cases, and reports in lines: `compare: run CASE`, `compare: cost CASE MAP UNMAP USER KERNEL HYPERVISOR
-# CLOCK_READS`, `compare: access CASE COST`, `compare: error TEXT`, `compare: end`. A case is `BUFFER PAGES DIRECTION`, as the runner writes it.
+# CLOCK_READS`, `compare: access CASE COST`, `compare: flush CASE COST`, `compare: error TEXT`, `compare: end`. A case is `BUFFER PAGES DIRECTION`, as the runner writes it.
 
 edu=0000:00:08.0
 bell=0000:00:09.0
@@ -22,6 +22,7 @@ main() {
         measure $buffer $pages $direction || fail "$buffer $pages $direction: map-cost ended with $?"
     done </etc/cases
     sed 's/^/compare: access /' /sys/kernel/debug/oche_access_cost || fail "no access is measured"
+    sed 's/^/compare: flush /' /sys/kernel/debug/oche_flush_cost || fail "no flush is measured"
     echo "compare: end"
     poweroff -f
     sleep 60

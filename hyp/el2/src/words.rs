@@ -58,6 +58,48 @@ pub unsafe fn first_other(page: *const u64, value: u64, words: Range<usize>) -> 
     })
 }
 
+/// How many of the first of `words` differ between `one` and `other` in each of their bytes.
+///
+/// # Safety
+///
+/// As for [`first_difference`].
+pub unsafe fn wholly_changed(one: *const u64, other: *const u64, words: Range<usize>) -> usize {
+    let is_whole = |word: &usize| {
+        // SAFETY: the caller's promise: the word is one of those.
+        let left = unsafe { one.wrapping_add(*word).read_volatile() };
+        // SAFETY: the same.
+        let right = unsafe { other.wrapping_add(*word).read_volatile() };
+        has_no_zero_byte(left ^ right)
+    };
+    words.take_while(is_whole).count()
+}
+
+/// Whether each byte of `word` has a bit that is set.
+const fn has_no_zero_byte(word: u64) -> bool {
+    // Less one, a byte that is zero has its highest bit set, which was clear. So has a byte that is
+    // one, but only if a byte below it is zero and borrows.
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = LOW << 7;
+    word.wrapping_sub(LOW) & !word & HIGH == 0
+}
+
+/// Copies `words` at `from` to `to`.
+///
+/// # Safety
+///
+/// Those words of both are aligned and mapped, and no Rust object, and they do not overlap.
+pub unsafe fn copy_words(from: *const u64, to: *mut u64, words: Range<usize>) {
+    let groups = words.len() / GROUP;
+    // SAFETY: the caller's promise: the groups are of those words.
+    unsafe { copy_groups(from.wrapping_add(words.start), to.wrapping_add(words.start), groups) };
+    for word in words.start + groups * GROUP..words.end {
+        // SAFETY: the caller's promise: the word is one of those.
+        let value = unsafe { from.wrapping_add(word).read_volatile() };
+        // SAFETY: the same.
+        unsafe { to.wrapping_add(word).write_volatile(value) };
+    }
+}
+
 /// The first of `words` for which `differs`. `skip` returns how many of so many groups from a word
 /// on have no such word.
 #[inline]
@@ -235,6 +277,35 @@ pub unsafe fn copy_page(from: *const u64, to: *mut u64) {
     }
 }
 
+/// Copies so many groups of words at `from` to `to`.
+///
+/// # Safety
+///
+/// As for [`copy_page`], with those words alone.
+#[cfg(target_arch = "aarch64")]
+#[inline(never)]
+unsafe fn copy_groups(from: *const u64, to: *mut u64, groups: usize) {
+    // SAFETY: the caller's promise; exactly so many groups are read and written.
+    unsafe {
+        core::arch::asm!(
+            "cbz {left}, 3f",
+            "2:",
+            "ldp {a}, {b}, [{from}], #32",
+            "ldp {c}, {d}, [{from}, #-16]",
+            "stp {a}, {b}, [{to}], #32",
+            "stp {c}, {d}, [{to}, #-16]",
+            "subs {left}, {left}, #1",
+            "b.ne 2b",
+            "3:",
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            left = inout(reg) groups => _,
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            options(nostack)
+        );
+    }
+}
+
 /// Stores `value` into all words of the page at `to`.
 ///
 /// # Safety
@@ -282,9 +353,20 @@ unsafe fn groups_of(page: *const u64, value: u64, groups: usize) -> usize {
     first.map_or(groups, |index| index / GROUP)
 }
 
+/// As the assembly, for tests on a developer's computer.
+#[cfg(not(target_arch = "aarch64"))]
+unsafe fn copy_groups(from: *const u64, to: *mut u64, groups: usize) {
+    for word in 0..groups * GROUP {
+        // SAFETY: the caller's promise: the word is one of those.
+        let value = unsafe { from.wrapping_add(word).read_volatile() };
+        // SAFETY: the same.
+        unsafe { to.wrapping_add(word).write_volatile(value) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{first_difference, first_other};
+    use super::{copy_words, first_difference, first_other, wholly_changed};
 
     const WORDS: usize = 512;
 
@@ -331,6 +413,42 @@ mod tests {
             let expected = (start..WORDS).find(|word| one[*word] != 0);
             // SAFETY: the same.
             assert_eq!(unsafe { first_other(one.as_ptr(), 0, start..WORDS) }, expected);
+        }
+    }
+
+    #[test]
+    fn a_run_ends_at_the_first_word_with_an_equal_byte() {
+        let one: [u64; WORDS] = core::array::from_fn(|word| 0xff01_0002_8000_00fe << (word % 8));
+        let mut other = one.map(|word| word ^ 0x0180_ff01_1010_8001);
+        for at in [0, 1, 5, 300, WORDS - 1] {
+            for byte in 0..8 {
+                let (kept, mask) = (other[at], 0xff_u64 << (8 * byte));
+                other[at] = kept & !mask | one[at] & mask;
+                for (start, end) in [(0, WORDS), (at, WORDS), (at / 2, at), (at / 2, at + 1)] {
+                    // SAFETY: both are arrays of this test, and nothing writes them.
+                    let count = unsafe { wholly_changed(one.as_ptr(), other.as_ptr(), start..end) };
+                    assert_eq!(count, at - start, "byte {byte} of word {at} in {start}..{end}");
+                }
+                other[at] = kept;
+            }
+        }
+        // SAFETY: the same.
+        assert_eq!(unsafe { wholly_changed(one.as_ptr(), other.as_ptr(), 3..WORDS) }, WORDS - 3);
+    }
+
+    #[test]
+    fn exactly_the_words_of_the_range_are_copied() {
+        let from: [u64; WORDS] = core::array::from_fn(|word| word as u64);
+        for start in [0, 1, 2, 3, 4, 7, 509, 512] {
+            for end in (start..WORDS.min(start + 20)).chain([WORDS]) {
+                let mut to = [u64::MAX; WORDS];
+                // SAFETY: both are arrays of this test, and nothing else uses them.
+                unsafe { copy_words(from.as_ptr(), to.as_mut_ptr(), start..end) };
+                for (word, value) in to.iter().enumerate() {
+                    let copied = (start..end).contains(&word);
+                    assert_eq!(*value, if copied { word as u64 } else { u64::MAX });
+                }
+            }
         }
     }
 }

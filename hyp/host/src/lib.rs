@@ -50,6 +50,12 @@ pub unsafe trait Memory {
         words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
+    /// How many of the first of `words` differ between the two pages in each of their bytes.
+    fn wholly_changed(&self, one: Hfn, other: Hfn, words: Range<usize>) -> usize {
+        let differences = words.map(|word| self.load(one, word) ^ self.load(other, word));
+        differences.take_while(|bits| bits.to_le_bytes().iter().all(|byte| *byte != 0)).count()
+    }
+
     /// The first word from `word` on in which `page` differs from `known`.
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
         let known = known.iter().enumerate().skip(word);
@@ -66,7 +72,12 @@ pub unsafe trait Memory {
 
     /// Copies all of `from` to `to`.
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
-        for word in 0..PAGE_WORDS {
+        self.copy_words(from, to, 0..PAGE_WORDS);
+    }
+
+    /// Copies `words` of `from` to `to`.
+    fn copy_words(&mut self, from: Hfn, to: Hfn, words: Range<usize>) {
+        for word in words {
             let value = self.load(from, word);
             self.store(to, word, value);
         }

@@ -74,6 +74,12 @@ unsafe impl<I> Memory for PlatformHost<I> {
         unsafe { words::first_difference(word_pointer(one, 0), word_pointer(other, 0), range) }
     }
 
+    fn wholly_changed(&self, one: Hfn, other: Hfn, range: Range<usize>) -> usize {
+        assert!(range.end <= PAGE_WORDS, "words of a page");
+        // SAFETY: as for `load`; the words are those of two pages.
+        unsafe { words::wholly_changed(word_pointer(one, 0), word_pointer(other, 0), range) }
+    }
+
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
         // SAFETY: as for `load`; `known` is borrowed, so nothing writes it.
         unsafe { words::first_difference(word_pointer(page, 0), known.as_ptr(), word..PAGE_WORDS) }
@@ -87,6 +93,12 @@ unsafe impl<I> Memory for PlatformHost<I> {
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         // SAFETY: as for `load` and `store`. Nothing is copied onto itself: pages are whole.
         unsafe { words::copy_page(word_pointer(from, 0), word_pointer(to, 0)) }
+    }
+
+    fn copy_words(&mut self, from: Hfn, to: Hfn, range: Range<usize>) {
+        assert!(range.end <= PAGE_WORDS, "words of a page");
+        // SAFETY: as for `copy_page`; the words are those of two pages.
+        unsafe { words::copy_words(word_pointer(from, 0), word_pointer(to, 0), range) }
     }
 
     fn fill_page(&mut self, page: Hfn, value: u64) {

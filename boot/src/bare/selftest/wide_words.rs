@@ -36,7 +36,32 @@ pub(super) fn agree(page: u64, other: u64) -> bool {
         unsafe { words::fill_page(pointer(page), ONE) };
     }
     let are_filled = holds(page, &|_| ONE) && holds(other, &|_| ONE);
-    are_copied && are_filled && searches_agree(page, other) && copies_agree()
+    are_copied
+        && are_filled
+        && searches_agree(page, other)
+        && runs_agree(page, other)
+        && copies_agree()
+}
+
+/// Whether exactly the words of a run are copied, from each start in a group on.
+fn runs_agree(page: u64, other: u64) -> bool {
+    let length = |start: usize| 3 + 5 * start;
+    (0..8).all(|start| {
+        for (index, word) in probe::words(page).iter().enumerate() {
+            word.store(index as u64, Ordering::Relaxed);
+        }
+        let run = start..start + length(start);
+        // SAFETY: pages of scratch memory.
+        unsafe { words::fill_page(pointer(other), ONE) };
+        // SAFETY: the same.
+        unsafe { words::copy_words(pointer(page), pointer(other), run.clone()) };
+        // SAFETY: the same.
+        unsafe { words::fill_page(pointer(page), ONE) };
+        probe::words(other).iter().enumerate().all(|(index, word)| {
+            let expected = if run.contains(&index) { index as u64 } else { ONE };
+            word.load(Ordering::Relaxed) == expected
+        })
+    })
 }
 
 /// Whether `memcpy` copies so many bytes and no others, for each alignment.

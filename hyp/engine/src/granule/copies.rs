@@ -12,6 +12,10 @@ use crate::granule::state::{Form, Slot};
 use crate::granule::work::MergeCopy;
 use crate::host::{Host, Memory};
 
+const WORD_BYTES: usize = size_of::<u64>();
+/// A shorter run is made equal word by word: that costs less than to begin a run.
+const SHORTEST_RUN: usize = 2;
+
 impl GranuleMapper {
     /// The slot of `mapping`, which is in the list of a page, with its granule's form and the host
     /// page that backs it.
@@ -83,9 +87,16 @@ impl GranuleMapper {
         copies.push(MergeCopy { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
-        while let Some(first) = first_changed(host, twin, &copies, start..words.end) {
+        while let Some((first, source)) = first_changed(host, twin, &copies, start..words.end) {
             start = first;
             while start < words.end {
+                let copied = copy_run(host, twin, &copies, source, start..words.end);
+                start += copied;
+                changed += copied;
+                bytes += (copied * WORD_BYTES) as u32;
+                if start == words.end {
+                    break;
+                }
                 let merged = propagate_word(host, twin, &mut copies, start);
                 start += 1;
                 // Changed words are mostly adjacent: search again from the first unchanged one.
@@ -165,21 +176,47 @@ impl GranuleMapper {
     }
 }
 
-/// The first of `words` in which a copy differs from `twin`.
+/// The first of `words` in which a copy differs from `twin`, and the index of that copy.
 fn first_changed(
     host: &impl Host,
     twin: Hfn,
     copies: &[MergeCopy],
     mut words: Range<usize>,
-) -> Option<usize> {
+) -> Option<(usize, usize)> {
     let mut first = None;
-    for copy in copies.iter().filter(|copy| copy.is_writable) {
+    for (index, copy) in copies.iter().enumerate().filter(|(_, copy)| copy.is_writable) {
         if let Some(word) = host.first_difference(twin, copy.at, words.clone()) {
-            first = Some(word);
+            first = Some((word, index));
             words.end = word;
         }
     }
     first
+}
+
+/// Copies the first of `words` from the copy `source` to `twin` and to all other copies, as long as
+/// all of their bytes differ from `twin`, and returns how many. Does nothing if it is but one.
+///
+/// No byte is stored that `source` did not change: a byte of those words that differs in another
+/// copy as well was written by two devices. The twin, which only this code writes, is filled first,
+/// and the others from it, so that each word of `source` is read once.
+fn copy_run(
+    host: &mut impl Host,
+    twin: Hfn,
+    copies: &[MergeCopy],
+    source: usize,
+    words: Range<usize>,
+) -> usize {
+    let changed = copies.get(source).must("the index is of one of these copies").at;
+    let count = host.wholly_changed(twin, changed, words.clone());
+    if count < SHORTEST_RUN {
+        return 0;
+    }
+    let run = words.start..words.start + count;
+    host.copy_words(changed, twin, run.clone());
+    for (_, copy) in copies.iter().enumerate().filter(|(index, _)| *index != source) {
+        host.copy_words(twin, copy.at, run.clone());
+    }
+    count
 }
 
 /// Copies each byte of `word` in which a copy differs from `twin` to the other copies and to

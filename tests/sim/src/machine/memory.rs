@@ -108,22 +108,13 @@ unsafe impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVAL
             self.note_store(to_page);
             return;
         }
-        let places = (self.memory.index(from), self.memory.index(to));
-        let mut word = 0;
-        while word < PAGE_WORDS {
-            let many =
-                if self.frames.is_table(to) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
-            if let ((Some(from), Some(to)), true) = (places, many != 0) {
-                self.pass(many);
-                self.note_store(to_page);
-                self.memory.copy_words(from, to, word..word + many);
-                word += many;
-            } else {
-                let value = self.load(from, word);
-                self.store(to, word, value);
-                word += 1;
-            }
-        }
+        self.copy_disturbed(from, to, 0..PAGE_WORDS);
+    }
+
+    fn copy_words(&mut self, from: Hfn, to: Hfn, words: Range<usize>) {
+        let _side = outside();
+        self.touch(16 * words.len());
+        self.copy_disturbed(from, to, words);
     }
 
     fn fill_page(&mut self, page: Hfn, value: u64) {
@@ -161,6 +152,28 @@ unsafe impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVAL
         let board = self.options.board;
         if let Err(text) = self.frames.release(&self.memory, board, &self.cpus, frame) {
             self.violate(text);
+        }
+    }
+}
+
+impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
+    /// Copies words while devices and CPUs go on.
+    fn copy_disturbed(&mut self, from: Hfn, to: Hfn, words: Range<usize>) {
+        let places = (self.memory.index(from), self.memory.index(to));
+        let mut word = words.start;
+        while word < words.end {
+            let many =
+                if self.frames.is_table(to) { 0 } else { self.undisturbed(words.end - word) };
+            if let ((Some(source), Some(target)), true) = (places, many != 0) {
+                self.pass(many);
+                self.note_store(to);
+                self.memory.copy_words(source, target, word..word + many);
+                word += many;
+            } else {
+                let value = self.load(from, word);
+                self.store(to, word, value);
+                word += 1;
+            }
         }
     }
 }

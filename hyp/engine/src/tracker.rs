@@ -28,7 +28,7 @@ use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 pub(crate) use crate::tracker::batch::Batch;
-use crate::tracker::compare::{Pass, compare_leaf};
+use crate::tracker::batch::Pass;
 use crate::tracker::domain::{Cursor, LeafTables, TrackedDomain};
 use crate::tracker::table::{RootIndex, TableId, TableKind, Tables};
 
@@ -156,7 +156,7 @@ impl Tracker {
                 // It is drained when its first level is compared.
                 TableKind::Leaf(_) if is_ending => false,
                 TableKind::Leaf(leaf) => {
-                    compare_leaf(host, from, leaf, &mut table.copy, &mut cursor.entry, batch)
+                    Self::compare_leaf(host, from, leaf, &mut table.copy, &mut cursor.entry, batch)
                 }
                 TableKind::First(root) => {
                     let mover = &mut mapper.mover;

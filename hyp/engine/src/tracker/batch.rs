@@ -5,8 +5,11 @@ use alloc::vec::Vec;
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::event::Refusal;
 
+use crate::budget::Budget;
 use crate::granule::{BATCH, Change};
 use crate::heap::bytes_of;
+use crate::host::DomainId;
+use crate::mover::Mover;
 
 /// A table that cannot be tracked, to be reported as a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +56,13 @@ impl Batch {
     pub(super) fn is_full(&self) -> bool {
         self.is_sealed || self.changes.len() >= BATCH || self.rejected.len() >= BATCH
     }
+}
+
+/// What a comparison of a first-level table works with.
+pub(super) struct Pass<'a, H> {
+    pub(super) host: &'a mut H,
+    pub(super) mover: &'a mut Mover,
+    pub(super) domain: DomainId,
+    pub(super) batch: &'a mut Batch,
+    pub(super) budget: &'a mut Budget,
 }

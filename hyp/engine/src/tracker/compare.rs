@@ -4,22 +4,11 @@ use oche_types::Invariant;
 use oche_types::addr::{Gfn, Hfn, SLOTS};
 use oche_types::dart::entry::{ENTRIES, decode_leaf, decode_table};
 
-use crate::budget::Budget;
 use crate::granule::Change;
-use crate::host::{DomainId, Host};
-use crate::mover::Mover;
-use crate::tracker::batch::Batch;
+use crate::host::Host;
+use crate::tracker::batch::{Batch, Pass};
 use crate::tracker::table::{LeafIndex, RootIndex, TableId, TableKind};
 use crate::tracker::{TABLE_BYTES, Tracker};
-
-/// What a comparison of a first-level table works with.
-pub(super) struct Pass<'a, H> {
-    pub(super) host: &'a mut H,
-    pub(super) mover: &'a mut Mover,
-    pub(super) domain: DomainId,
-    pub(super) batch: &'a mut Batch,
-    pub(super) budget: &'a mut Budget,
-}
 
 impl Tracker {
     /// Compares the first-level table `id` from entry `next` on, and sets `next` to the entry to
@@ -121,41 +110,41 @@ impl Tracker {
     fn copied_entry(&mut self, id: TableId, index: usize) -> &mut u64 {
         self.tables.get_mut(id).copy.get_mut(index).must("a table has 512 entries")
     }
-}
 
-/// Compares leaf table `leaf`, in host page `from`, with its copy, from entry `next` on, and sets
-/// `next` to the entry to continue with. Returns whether the table has changed.
-pub(super) fn compare_leaf(
-    host: &mut impl Host,
-    from: Hfn,
-    leaf: LeafIndex,
-    copy: &mut [u64; ENTRIES],
-    next: &mut usize,
-    batch: &mut Batch,
-) -> bool {
-    let mut is_changed = false;
-    while let Some(changed) = host.first_change(from, copy, *next) {
-        let first = changed & !(SLOTS - 1);
-        *next = first + SLOTS;
-        let old = copy.get_mut(first..).and_then(<[u64]>::first_chunk_mut);
-        let old: &mut [u64; SLOTS] = old.must("a table has 512 entries");
-        let mut new = [0; SLOTS];
-        for (slot, new) in new.iter_mut().enumerate() {
-            *new = host.load(from, first + slot);
+    /// Compares leaf table `leaf`, in host page `from`, with its copy, from entry `next` on, and
+    /// sets `next` to the entry to continue with. Returns whether the table has changed.
+    pub(super) fn compare_leaf(
+        host: &mut impl Host,
+        from: Hfn,
+        leaf: LeafIndex,
+        copy: &mut [u64; ENTRIES],
+        next: &mut usize,
+        batch: &mut Batch,
+    ) -> bool {
+        let mut is_changed = false;
+        while let Some(changed) = host.first_change(from, copy, *next) {
+            let first = changed & !(SLOTS - 1);
+            *next = first + SLOTS;
+            let old = copy.get_mut(first..).and_then(<[u64]>::first_chunk_mut);
+            let old: &mut [u64; SLOTS] = old.must("a table has 512 entries");
+            let mut new = [0; SLOTS];
+            for (slot, new) in new.iter_mut().enumerate() {
+                *new = host.load(from, first + slot);
+            }
+            // The guest may have changed the entries back since `first_change` read them.
+            if *old == new {
+                continue;
+            }
+            is_changed = true;
+            *old = new;
+            let wanted = new.map(decode_leaf);
+            batch.changes.push(Change { granule: leaf.granule(first), wanted });
+            if batch.is_full() {
+                break;
+            }
         }
-        // The guest may have changed the entries back since `first_change` read them.
-        if *old == new {
-            continue;
-        }
-        is_changed = true;
-        *old = new;
-        let wanted = new.map(decode_leaf);
-        batch.changes.push(Change { granule: leaf.granule(first), wanted });
-        if batch.is_full() {
-            break;
-        }
+        is_changed
     }
-    is_changed
 }
 
 /// Adds a change to `batch` that unmaps each granule that leaf table `leaf` maps by `copy`, which

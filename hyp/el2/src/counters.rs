@@ -12,7 +12,7 @@ use crate::lock::Once;
 pub struct Counters {
     /// Used if there is no trace directory.
     own: [AtomicU64; Exit::NAMES.len()],
-    directory: Once<&'static [AtomicU64]>,
+    directory: Once<&'static [AtomicU64; Exit::NAMES.len()]>,
 }
 
 impl Counters {
@@ -24,10 +24,12 @@ impl Counters {
     /// Counts in `words` of the trace directory from now on, where readers see each change at once.
     /// Call once, before the CPU enters the guest.
     pub fn count_in(&self, words: &'static [AtomicU64]) {
-        self.directory.set(words);
+        let words = words.first_chunk();
+        self.directory.set(words.expect("invariant: each kind of exit has a counter"));
     }
 
     /// Counts an exception that was taken from the guest. Call once for each.
+    #[inline]
     pub fn count(&self, exit: Exit) {
         self.add_one(exit as usize);
     }
@@ -44,12 +46,14 @@ impl Counters {
 
     /// Only the CPU itself writes its counters, and no other access is ordered by them, so no
     /// atomic addition is needed.
+    #[inline]
     fn add_one(&self, place: usize) {
         let counter = self.all().get(place).expect("invariant: each kind of exit has a counter");
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    fn all(&self) -> &[AtomicU64] {
+    #[inline]
+    fn all(&self) -> &[AtomicU64; Exit::NAMES.len()] {
         self.directory.get().copied().unwrap_or(&self.own)
     }
 }

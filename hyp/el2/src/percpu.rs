@@ -19,7 +19,10 @@ pub const GUARD_BYTES: u64 = 4096;
 pub(super) const OFF: u8 = 0;
 
 /// The state of one CPU. The module `smp` starts and stops CPUs.
+///
+/// Aligned so that no two CPUs write the same cache line.
 #[derive(Debug)]
+#[repr(align(256))]
 pub struct Cpu {
     pub(super) affinity: AtomicU64,
     pub(super) state: AtomicU8,
@@ -28,6 +31,8 @@ pub struct Cpu {
     pub(super) context: AtomicU64,
     /// Address of the word in which a CPU of a spin table waits for its entry in the guest, or 0.
     pub(super) slot: AtomicU64,
+    /// Whether it is in a step. Only the CPU itself accesses this.
+    pub(super) is_stepping: AtomicBool,
     /// Its exits from the guest.
     pub exits: Counters,
 }
@@ -41,8 +46,16 @@ impl Cpu {
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
             slot: AtomicU64::new(0),
+            is_stepping: AtomicBool::new(false),
             exits: Counters::new(),
         }
+    }
+
+    /// Whether this CPU is in a step of one instruction, which the current exception ends or
+    /// interrupts.
+    #[inline]
+    pub(super) fn is_stepping(&self) -> bool {
+        self.is_stepping.load(Ordering::Relaxed)
     }
 
     /// Whether the CPU exists and has been started at least once.
@@ -60,11 +73,13 @@ pub fn set_index(index: usize) {
 }
 
 /// This CPU's number, below [`MAX_CPUS`].
+#[inline]
 pub fn index() -> usize {
     TPIDR_EL2.get() as usize % MAX_CPUS
 }
 
 /// This CPU's state.
+#[inline]
 pub fn this() -> &'static Cpu {
     CPUS.get(index()).expect("invariant: a CPU's number is below the maximum")
 }

@@ -108,6 +108,21 @@ pub struct RefusedAccess {
     pub is_translation_fault: bool,
 }
 
+impl RefusedAccess {
+    /// The load or store that stage 2 refused, if an exception with `syndrome` is of one: no fetch,
+    /// no table walk and no cache maintenance.
+    #[inline]
+    pub fn of(syndrome: u64) -> Option<Self> {
+        // EC, FnV, CM, S1PTW, and of DFSC what is the same in both kinds of fault at every level.
+        const MASK: u64 = 0x3f << 26 | 1 << 10 | 1 << 8 | 1 << 7 | 0b11_0100;
+        let is_one = syndrome & MASK == 0x24 << 26 | 0b00_0100;
+        is_one.then_some(Self {
+            is_write: syndrome >> 6 & 1 != 0,
+            is_translation_fault: syndrome & 0b00_1000 == 0,
+        })
+    }
+}
+
 /// A load or store of one general-purpose register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
@@ -167,18 +182,6 @@ impl Exception {
             0x32 => Class::SoftwareStep,
             other => Class::Other(other),
         }
-    }
-
-    /// The load or store that stage 2 refused, if the exception is of one: no fetch, no table walk
-    /// and no cache maintenance.
-    pub fn refused_access(&self) -> Option<RefusedAccess> {
-        // EC, FnV, CM, S1PTW, and of DFSC what is the same in both kinds of fault at every level.
-        const MASK: u64 = 0x3f << 26 | 1 << 10 | 1 << 8 | 1 << 7 | 0b11_0100;
-        let is_one = self.syndrome & MASK == 0x24 << 26 | 0b00_0100;
-        is_one.then_some(RefusedAccess {
-            is_write: self.syndrome >> 6 & 1 != 0,
-            is_translation_fault: self.syndrome & 0b00_1000 == 0,
-        })
     }
 
     /// The page-aligned intermediate physical address in `HPFAR_EL2`. Not valid for every abort:
@@ -251,7 +254,7 @@ mod tests {
                 }
                 _ => None,
             };
-            let found = exception.refused_access();
+            let found = RefusedAccess::of(syndrome);
             let found = found.map(|access| (access.is_write, access.is_translation_fault));
             assert_eq!(found, expected, "{syndrome:#x}");
         }

@@ -11,18 +11,33 @@ use crate::frame::TrapFrame;
 use crate::inject::Reason;
 use crate::inject::hw::inject;
 use crate::lock::Once;
+use crate::percpu::Cpu;
 use crate::psci::{self, PsciRequest, status};
 use crate::registers::Afsr1El2;
 use crate::stage2::{Lookup, Root};
-use crate::syndrome::{Abort, Class, Exception, FaultStatus, RegisterAccess};
+use crate::syndrome::{Abort, Class, Exception, FaultStatus, RefusedAccess, RegisterAccess};
 use crate::tlb::Cpus;
-use crate::{console, device, fiq, firmware, guest, percpu, smp, step, translation};
+use crate::{console, device, fiq, firmware, guest, percpu, smp, translation};
 
-static PLATFORM: Once<&'static dyn Platform> = Once::new();
+/// Defines `PLATFORM`, which holds a reference to the board's implementation of [`Platform`] once
+/// `main` has set it, and `oche_sync_from_guest`, which the vectors call for a synchronous
+/// exception of the guest. So the most frequent exits are compiled for the board.
+#[macro_export]
+macro_rules! handle_traps {
+    ($platform:ty) => {
+        static PLATFORM: $crate::lock::Once<&'static $platform> = $crate::lock::Once::new();
 
-/// Sets the platform. Call once, before the guest runs.
-pub fn set_platform(platform: &'static dyn Platform) {
-    PLATFORM.set(platform);
+        /// Handles a synchronous exception from the guest.
+        ///
+        /// # Safety
+        ///
+        /// Only the vectors may call this, with the frame that they just stored.
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn oche_sync_from_guest(frame: *mut $crate::frame::TrapFrame) {
+            // SAFETY: the caller's promise is the same.
+            unsafe { $crate::trap::on_exception(&PLATFORM, frame) }
+        }
+    };
 }
 
 static ON_HYPERVISOR_CALL: Once<fn(&TrapFrame)> = Once::new();
@@ -33,78 +48,99 @@ pub fn set_hypervisor_call_hook(hook: fn(&TrapFrame)) {
     ON_HYPERVISOR_CALL.set(hook);
 }
 
-/// Handles a synchronous exception from the guest. Called by the vectors.
+/// Handles a synchronous exception from the guest: see [`handle_traps`]. Each kind of exit has its
+/// own function, which ends with what every return to the guest needs, so that this one keeps
+/// nothing on the stack.
 ///
 /// # Safety
 ///
 /// Only the vectors may call this, with the frame that they just stored.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
+#[inline(always)]
+pub unsafe fn on_exception<P: Platform>(
+    platform: &'static Once<&'static P>,
+    frame: *mut TrapFrame,
+) {
     // SAFETY: the vectors stored `frame` on this CPU's own stack and use it again only after we
     // return, so for now no one else can reach it.
     let frame = unsafe { &mut *frame };
-    let exception =
-        Exception { syndrome: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
-    if !on_dart_register(&exception, frame) && !on_known_page(&exception, frame) {
-        on_other(&exception, frame);
+    let syndrome = ESR_EL2.get();
+    let cpu = percpu::this();
+    match (platform.get(), RefusedAccess::of(syndrome)) {
+        (Some(platform), Some(access)) if !cpu.is_stepping() => {
+            // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
+            if access.is_translation_fault && !guest::is_in_memory_span(page()) {
+                on_dart_register(*platform, cpu, frame)
+            } else {
+                on_known_page(*platform, cpu, access.is_write, frame)
+            }
+        }
+        (platform, _) => on_other(platform.map(|platform| *platform as &dyn Platform), frame),
     }
-    fiq::hw::before_return();
 }
 
-/// Handles the most frequent exit, an access to a DART's registers that the syndrome describes.
-/// Returns false if the exception is another. No lookup in stage 2 is needed: it does not map these
-/// registers.
+/// The page-aligned address in `HPFAR_EL2`.
 #[inline]
-fn on_dart_register(exception: &Exception, frame: &mut TrapFrame) -> bool {
-    let Some(platform) = PLATFORM.get() else { return false };
-    let Some(access) = MmioAccess::of(exception, frame) else { return false };
-    let Some(dart) = platform.dart_at(access.address) else { return false };
-    if step::hw::is_stepping() {
-        return false;
-    }
-    percpu::this().exits.count(Exit::DartRegister);
+fn page() -> u64 {
+    Exception { syndrome: 0, far: 0, hpfar: HPFAR_EL2.get() }.hpfar_page()
+}
+
+/// The exception that was taken.
+#[inline]
+fn taken() -> Exception {
+    Exception { syndrome: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() }
+}
+
+/// Handles the most frequent exit, an access to a DART's registers that the syndrome describes. No
+/// lookup in stage 2 is needed: it does not map these registers.
+#[inline(never)]
+fn on_dart_register<P: Platform>(platform: &'static P, cpu: &'static Cpu, frame: &mut TrapFrame) {
+    let exception = taken();
+    let access = MmioAccess::of(&exception, frame);
+    let found = access.and_then(|access| Some((access, platform.dart_at(access.address)?)));
+    let Some((access, dart)) = found else { return on_other(Some(platform), frame) };
+    cpu.exits.count(Exit::DartRegister);
     let bytes = 1 << access.width_log2;
     let answer = platform.access_dart(TrapContext::of(frame), dart, bytes, access.write);
     let is_write = access.write.is_some();
     let resume = device::hw::complete(&access, frame, answer);
-    go_on(resume, exception, frame, if is_write { Reason::Store } else { Reason::Load });
-    true
+    go_on(resume, &exception, frame, if is_write { Reason::Store } else { Reason::Load });
+    fiq::hw::before_return();
 }
 
-/// Handles a common access to a trapped page. Returns false if the exception is another.
-#[inline]
-fn on_known_page(exception: &Exception, frame: &mut TrapFrame) -> bool {
-    let Some(access) = exception.refused_access() else { return false };
-    // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
-    if access.is_translation_fault && !guest::is_memory(exception.hpfar_page()) {
-        return false;
+/// Handles a common access to a trapped page.
+#[inline(never)]
+fn on_known_page<P: Platform>(
+    platform: &'static P,
+    cpu: &'static Cpu,
+    is_write: bool,
+    frame: &mut TrapFrame,
+) {
+    if !platform.emulate_known(FAR_EL2.get(), is_write, frame) {
+        return on_other(Some(platform), frame);
     }
-    if step::hw::is_stepping() {
-        return false;
-    }
-    let is_done = PLATFORM
-        .get()
-        .is_some_and(|platform| platform.emulate_known(exception.far, access.is_write, frame));
-    if is_done {
-        percpu::this().exits.count(Exit::TrappedPage);
-    }
-    is_done
+    cpu.exits.count(Exit::TrappedPage);
+    fiq::hw::before_return();
 }
 
 /// Handles any other synchronous exception.
 #[inline(never)]
-fn on_other(exception: &Exception, frame: &mut TrapFrame) {
+fn on_other(platform: Option<&'static dyn Platform>, frame: &mut TrapFrame) {
+    let exception = &taken();
     let exits = &percpu::this().exits;
-    let ended_step = if step::hw::is_stepping() { end_step(exception, frame) } else { None };
+    // Only the platform begins a step.
+    let ended_step = platform
+        .filter(|_| percpu::this().is_stepping())
+        .and_then(|platform| end_step(platform, exception, frame));
     match ended_step {
         Some(exit) => exits.count(exit),
         None => {
             let trap = Trap::of(exception);
             // Counted before it is handled, because a call may stop the CPU or the machine.
-            exits.count(trap.exit());
-            on_trap(trap, exception, frame);
+            exits.count(trap.exit(platform));
+            on_trap(platform, trap, exception, frame);
         }
     }
+    fiq::hw::before_return();
 }
 
 /// How a synchronous exception is to be handled.
@@ -177,13 +213,13 @@ impl Trap {
     }
 
     /// The kind of exit as which the exception is counted.
-    fn exit(&self) -> Exit {
+    fn exit(&self, platform: Option<&'static dyn Platform>) -> Exit {
         match self {
             Self::Retry => Exit::Retry,
             Self::Execute(..) => Exit::Execute,
             Self::Fault(Stage2Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
             Self::Fault(fault) => {
-                let dart = PLATFORM.get().and_then(|platform| platform.dart_at(fault.address));
+                let dart = platform.and_then(|platform| platform.dart_at(fault.address));
                 if dart.is_some() { Exit::DartRegister } else { Exit::Device }
             }
             Self::Refused(_) => Exit::Device,
@@ -197,8 +233,11 @@ impl Trap {
 
 /// Handles an exception during the step of one instruction. Returns the kind of exit as which it is
 /// counted, or `None` if it must still be handled.
-fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
-    let platform = PLATFORM.get().expect("invariant: only the platform begins a step");
+fn end_step(
+    platform: &'static dyn Platform,
+    exception: &Exception,
+    frame: &mut TrapFrame,
+) -> Option<Exit> {
     let class = exception.class();
     let mut fault = || {
         let (abort, is_fetch) = match class {
@@ -231,11 +270,16 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
     Some(if is_done { Exit::Step } else { Exit::TrappedPage })
 }
 
-fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
+fn on_trap(
+    platform: Option<&'static dyn Platform>,
+    trap: Trap,
+    exception: &Exception,
+    frame: &mut TrapFrame,
+) {
     match trap {
         Trap::Retry => {}
         Trap::Execute(root, page) => root.allow_execute(&Cpus, page, percpu::index()),
-        Trap::Fault(fault) => on_stage2_fault(&fault, exception, frame),
+        Trap::Fault(fault) => on_stage2_fault(platform, &fault, exception, frame),
         Trap::Refused(reason) => inject(reason, exception, frame),
         Trap::HypervisorCall => {
             if let Some(hook) = ON_HYPERVISOR_CALL.get() {
@@ -257,8 +301,13 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
     }
 }
 
-fn on_stage2_fault(fault: &Stage2Fault, exception: &Exception, frame: &mut TrapFrame) {
-    let resume = match (PLATFORM.get(), fault.lookup) {
+fn on_stage2_fault(
+    platform: Option<&'static dyn Platform>,
+    fault: &Stage2Fault,
+    exception: &Exception,
+    frame: &mut TrapFrame,
+) {
+    let resume = match (platform, fault.lookup) {
         (None, _) => Resume::Abort,
         (Some(platform), Lookup::Mapped { .. }) => platform.access_trapped_page(fault, frame),
         (Some(platform), Lookup::Unmapped | Lookup::Broken) => {

@@ -1,6 +1,6 @@
 //! EL2's vectors: the entry of every exception to EL2, and the return from it.
 //!
-//! - A synchronous exception of the guest (`oche_sync_from_guest`, in `trap`) and, with
+//! - A synchronous exception of the guest (`oche_sync_from_guest`, see `trap`) and, with
 //!   `oche.fiq=virtual`, a FIQ while it runs (`oche_fiq_from_guest`, in `fiq`) save the guest's
 //!   general-purpose registers, and return to it.
 //! - An exception taken from EL2 is either a bus error of an access to a device, which returns
@@ -172,18 +172,16 @@ oche_el2_trap:
     bl      oche_from_el2
     b       oche_resume
 
-oche_guest_trap:
-    mov     x0, sp
-    mov     x29, xzr                    // the end of a backtrace
-    mov     x30, xzr
-    bl      oche_sync_from_guest
-    b       oche_resume
-
 oche_guest_fiq:
     mov     x0, sp
     mov     x29, xzr
-    mov     x30, xzr
     bl      oche_fiq_from_guest
+    b       oche_resume
+
+oche_guest_trap:
+    mov     x0, sp
+    mov     x29, xzr                    // the end of a backtrace
+    bl      oche_sync_from_guest
 oche_resume:
     ldp     x30, x0, [sp, #240]
     ldr     x1, [sp, #256]

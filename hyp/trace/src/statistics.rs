@@ -179,8 +179,13 @@ impl<'a> LiveStatistics<'a> {
     #[inline(always)]
     pub fn count(&self, event: &Event) {
         // Counters of 64 bits do not overflow in a machine's life; wrapping spares each event a
-        // check.
-        count(event, |place, number| self.set(place, self.get(place).wrapping_add(number)));
+        // check. What an event adds to a counter is mostly known to the compiler, also that it is
+        // nothing, but a load and a store of an atomic stay.
+        count(event, |place, number| {
+            if number != 0 {
+                self.set(place, self.get(place).wrapping_add(number));
+            }
+        });
     }
 
     /// Brings `mapped_now` up to date: once a trap, which spares each event the work.

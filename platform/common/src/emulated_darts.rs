@@ -111,6 +111,7 @@ impl<I: Iommu> EmulatedDarts<I> {
     ///
     /// [`IoError::NoRegister`] if no register supports the access: the guest takes an external
     /// abort.
+    #[inline(always)]
     pub fn access_dart(
         &mut self,
         context: TrapContext,

@@ -18,7 +18,7 @@ use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::tree::Tree;
-use oche_el2::{apple, image, mmio, panic, trap};
+use oche_el2::{apple, image, mmio, panic};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree;
@@ -37,6 +37,7 @@ const DRAM: u64 = 0x8_0000_0000;
 const DRAM_STEP: u64 = 1 << 30;
 
 oche_boot::entry!(main, "m1");
+oche_el2::handle_traps!(guest::M1Platform);
 
 /// The board's policy for boot.
 struct M1Board;
@@ -116,7 +117,7 @@ fn main(fdt: FdtAddress) -> ! {
         set_port_interrupt: line.map(port::interrupt),
     });
     let board = guest::M1Platform::new(&all, emulated_darts, ownership, controller);
-    trap::set_platform(Box::leak(Box::new(board)));
+    PLATFORM.set(Box::leak(Box::new(board)));
     prepared.launch(None, line.map(|line| line.port()))
 }
 

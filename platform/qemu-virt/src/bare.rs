@@ -18,7 +18,7 @@ use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
-use oche_el2::{console, trap, trapped_page};
+use oche_el2::{console, trapped_page};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::port::SetInterrupt;
@@ -46,6 +46,7 @@ const EDGE_RISING: u32 = 1;
 const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
 
 oche_boot::entry!(main, "qemu-virt");
+oche_el2::handle_traps!(Virt);
 
 /// The board. Its firmware reserves no memory around RAM, so nothing needs a mapping in pages.
 struct QemuVirt;
@@ -86,7 +87,7 @@ fn main(fdt: FdtAddress) -> ! {
     #[cfg(feature = "measure")]
     let emulated_darts = measured(emulated_darts, &prepared.layout);
     let emulated_darts = SpinLock::new(emulated_darts);
-    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
+    PLATFORM.set(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
     let darts = Darts {
         windows: &windows,
         interrupt: EVENT_INTERRUPT,
@@ -210,10 +211,12 @@ struct Virt {
 }
 
 impl Platform for Virt {
+    #[inline(always)]
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
         dart_at(address)
     }
 
+    #[inline(always)]
     fn access_dart(
         &'static self,
         context: TrapContext,
@@ -242,6 +245,7 @@ impl Platform for Virt {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
+    #[inline(always)]
     fn emulate_known(&'static self, far: u64, is_write: bool, frame: &mut TrapFrame) -> bool {
         trapped_page::known::emulate_known(&self.emulated_darts, far, is_write, frame)
     }

@@ -17,7 +17,7 @@ use crate::frame::TrapFrame;
 use crate::lock::SpinLock;
 use crate::registers::{CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
 use crate::syndrome::RegisterAccess;
-use crate::{panic, percpu, step};
+use crate::{panic, percpu};
 
 /// `SPSR_EL2.M`, without the bit for EL1h.
 const SPSR_MODE: u64 = 0xe;
@@ -158,7 +158,7 @@ pub(crate) fn before_return() {
 #[inline(never)]
 fn update() {
     // During a step FIQs are not taken to EL2, and HCR_EL2 is restored at its end.
-    if step::hw::is_stepping() {
+    if percpu::this().is_stepping() {
         return;
     }
     let mut virtual_fiq = own().lock();

@@ -25,10 +25,9 @@
 //! Source: Arm ARM DDI 0487, "Software Step exceptions", D2.11 in issue J, and `MDCR_EL2`,
 //! `MDSCR_EL1`, `OSLAR_EL1`, `OSDLR_EL1`.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{HCR_EL2, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, Readable, Writeable};
-use oche_types::MAX_CPUS;
 
 use crate::frame::{SPSR_SS, TrapFrame};
 use crate::registers::{
@@ -58,9 +57,6 @@ const OSLSR_LOCKED: u64 = 1 << 1;
 /// `OSDLR_EL1.DLK`.
 const OSDLR_LOCKED: u64 = 1;
 
-/// Whether each CPU is in a step. Only the CPU itself accesses its own.
-static STEPPING: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
-
 /// The guest's debug state that a step saves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SavedDebugState {
@@ -82,16 +78,6 @@ impl SavedDebugState {
     fn is_kernel(&self) -> bool {
         level(self.spsr) != 0
     }
-}
-
-/// Whether this CPU is in a step, which the current exception ends or interrupts.
-pub(crate) fn is_stepping() -> bool {
-    stepping().load(Ordering::Relaxed)
-}
-
-/// Whether this CPU is in a step.
-fn stepping() -> &'static AtomicBool {
-    STEPPING.get(percpu::index()).expect("invariant: a CPU's number is below the maximum")
 }
 
 /// Whether the guest single-steps itself.
@@ -135,14 +121,14 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     // The exception return synchronizes the context too, but only after it has decided whether to
     // copy SPSR_EL2.SS.
     synchronize_context();
-    stepping().store(true, Ordering::Relaxed);
+    percpu::this().is_stepping.store(true, Ordering::Relaxed);
     debug_state
 }
 
 /// Restores the saved state after any exception from the guest in a step. `is_done` says whether
 /// the instruction is complete or has taken an exception to EL1. Returns whether it is complete.
 pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_done: bool) -> bool {
-    stepping().store(false, Ordering::Relaxed);
+    percpu::this().is_stepping.store(false, Ordering::Relaxed);
     if debug_state.has_view {
         Cpus.leave_view(guest::root().table);
     }

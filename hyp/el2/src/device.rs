@@ -55,10 +55,8 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
         instruction & VECTOR != 0 && instruction >> 27 & 1 != 0 && instruction >> 25 & 1 == 0;
     if !is_vector {
         let access = instruction::decode(instruction)?;
-        let is_exclusive = matches!(
-            access.kind,
-            Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. }
-        );
+        let is_exclusive =
+            matches!(access.kind, Operation::LoadExclusive | Operation::StoreExclusive);
         return (!is_exclusive).then_some((access, false));
     }
     // Loads and stores of structures have no counterpart with general-purpose registers.
@@ -69,11 +67,9 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
     // are encoded differently, and no device register is that wide.
     let access = instruction::decode(instruction & !VECTOR)?;
     let is_plain = match access.kind {
-        Operation::Load { extension, .. } | Operation::LoadPair { extension, .. } => {
-            extension == Extension::Zero
-        }
-        Operation::Store { .. } | Operation::StorePair { .. } => true,
-        Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => false,
+        Operation::Load => access.extension == Extension::Zero,
+        Operation::Store => true,
+        Operation::LoadExclusive | Operation::StoreExclusive => false,
     };
     (access.bytes == 4 && is_plain).then_some((access, true))
 }
@@ -111,22 +107,15 @@ pub fn carry_out(
         false => registers.get(number) << (64 - 8 * bytes as u32) >> (64 - 8 * bytes as u32),
     };
     let mut loaded = [(0, 0); 2];
-    let (numbers, extension) = match access.kind {
-        Operation::Store { register } => {
-            device(part(0, Some(stored(register))))?;
-            (&[][..], Extension::Zero)
-        }
-        Operation::StorePair { registers: pair } => {
-            for (index, register) in pair.into_iter().enumerate() {
-                device(part(index, Some(stored(register))))?;
+    let numbers = match access.kind {
+        Operation::Store => {
+            for (index, register) in access.registers().iter().enumerate() {
+                device(part(index, Some(stored(*register))))?;
             }
-            (&[][..], Extension::Zero)
+            &[]
         }
-        Operation::Load { register, extension } => (&[register][..], extension),
-        Operation::LoadPair { registers: ref pair, extension } => (&pair[..], extension),
-        Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => {
-            return Err(IoError::NoRegister);
-        }
+        Operation::Load => access.registers(),
+        Operation::LoadExclusive | Operation::StoreExclusive => return Err(IoError::NoRegister),
     };
     for (index, (register, loaded)) in numbers.iter().zip(&mut loaded).enumerate() {
         *loaded = (*register, device(part(index, None))?);
@@ -134,7 +123,7 @@ pub fn carry_out(
     for (register, value) in loaded.into_iter().take(numbers.len()) {
         match is_vector {
             true => registers.set_single(register, value as u32),
-            false => registers.set(register, extension.apply(value, access.bytes)),
+            false => registers.set(register, access.extension.apply(value, access.bytes)),
         }
     }
     registers.write_back(&access);

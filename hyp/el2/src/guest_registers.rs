@@ -22,7 +22,7 @@ pub trait GuestRegisters {
     fn program_counter(&self) -> u64;
 
     /// The virtual address of `access`.
-    #[inline]
+    #[inline(always)]
     fn address(&self, access: &Access) -> u64 {
         access.address(|base| self.base(base), |number| self.get(number), self.program_counter())
     }
@@ -30,7 +30,7 @@ pub trait GuestRegisters {
     /// Updates the base register of `access` according to its addressing mode.
     #[inline(always)]
     fn write_back(&mut self, access: &Access) {
-        let Addressing::Base { base, increment, .. } = access.addressing else { return };
+        let Addressing { base, increment, .. } = access.addressing;
         if increment == 0 {
             return;
         }

@@ -30,7 +30,7 @@ use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
 use crate::guest_registers::GuestRegisters;
-use crate::instruction::{Access, Extension, Operation};
+use crate::instruction::{Access, Operation};
 use monitor::Monitors;
 
 /// What trapped pages need from a platform: the engine, and the view in which a page is opened for
@@ -127,31 +127,24 @@ pub fn emulate(
         page,
         offset,
         bytes: usize::from(access.bytes),
-        is_pair: access.is_pair(),
+        is_pair: access.is_pair,
         length: access.length(),
     };
     match access.kind {
-        Operation::Load { register, extension } => {
-            trapped.load_into(&[register], extension, registers)
-        }
-        Operation::Store { register } => trapped.store_from(&[register], registers),
-        Operation::LoadPair { registers: pair, extension } => {
-            trapped.load_into(&pair, extension, registers);
-        }
-        Operation::StorePair { registers: pair } => trapped.store_from(&pair, registers),
-        Operation::LoadExclusive { registers: pair, is_pair } => {
+        Operation::Load => trapped.load_into(access, registers),
+        Operation::Store => trapped.store_from(access.registers(), registers),
+        Operation::LoadExclusive => {
             let values = trapped.load_exclusive();
             trapped.report(false, values);
-            let loaded = pair.get(..1 + usize::from(is_pair)).unwrap_or(&pair);
-            trapped.set_loaded(loaded, values, Extension::Zero, registers);
+            trapped.set_loaded(access, values, registers);
         }
-        Operation::StoreExclusive { status, registers: pair, .. } => {
-            let values = pair.map(|register| registers.get(register));
+        Operation::StoreExclusive => {
+            let values = access.registers.map(|register| registers.get(register));
             let is_stored = trapped.store_exclusive(values);
             if is_stored {
                 trapped.report(true, values);
             }
-            registers.set(status, u64::from(!is_stored));
+            registers.set(access.status, u64::from(!is_stored));
         }
     }
     registers.write_back(access);
@@ -194,27 +187,16 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
             .report_watched(&WatchedAccess { page, offset, bytes: length, is_write, how }, &value);
     }
 
-    /// Loads each part into the register of that number.
-    fn load_into(
-        &mut self,
-        numbers: &[u8],
-        extension: Extension,
-        registers: &mut impl GuestRegisters,
-    ) {
+    /// Loads each part into its register.
+    fn load_into(&mut self, access: &Access, registers: &mut impl GuestRegisters) {
         let values = self.values();
         self.report(false, values);
-        self.set_loaded(numbers, values, extension, registers);
+        self.set_loaded(access, values, registers);
     }
 
-    fn set_loaded(
-        &self,
-        numbers: &[u8],
-        values: [u64; 2],
-        extension: Extension,
-        registers: &mut impl GuestRegisters,
-    ) {
-        for (number, value) in numbers.iter().zip(values) {
-            registers.set(*number, extension.apply(value, self.bytes as u8));
+    fn set_loaded(&self, access: &Access, values: [u64; 2], registers: &mut impl GuestRegisters) {
+        for (number, value) in access.registers().iter().zip(values) {
+            registers.set(*number, access.extension.apply(value, access.bytes));
         }
     }
 

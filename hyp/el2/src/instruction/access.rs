@@ -1,10 +1,18 @@
 //! The description of a load or store that the decoder returns.
 
-/// A load or store.
+/// A load or store. It is flat, so that a decoder that is inlined leaves nothing in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// What happens.
     pub kind: Operation,
+    /// Whether two registers are loaded or stored, the first from the lower address.
+    pub is_pair: bool,
+    /// Which registers; 31 is XZR, and the second if there is only one.
+    pub registers: [u8; 2],
+    /// How loaded values are extended.
+    pub extension: Extension,
+    /// The register that a store-exclusive sets to 0 if it succeeds and to 1 if not; 31 otherwise.
+    pub status: u8,
     /// Number of bytes of each register: 1, 2, 4 or 8.
     pub bytes: u8,
     /// Where.
@@ -14,49 +22,17 @@ pub struct Access {
     pub is_unprivileged: bool,
 }
 
-/// What an access does, and with which registers; 31 is XZR.
+/// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// One register is loaded.
-    Load {
-        /// Which.
-        register: u8,
-        /// How the value is extended.
-        extension: Extension,
-    },
-    /// One register is stored.
-    Store {
-        /// Which.
-        register: u8,
-    },
-    /// Two registers are loaded, the first from the lower address.
-    LoadPair {
-        /// Which.
-        registers: [u8; 2],
-        /// How the values are extended.
-        extension: Extension,
-    },
-    /// Two registers are stored.
-    StorePair {
-        /// Which.
-        registers: [u8; 2],
-    },
-    /// A load-exclusive of one or two registers.
-    LoadExclusive {
-        /// Which.
-        registers: [u8; 2],
-        /// Whether both.
-        is_pair: bool,
-    },
-    /// A store-exclusive of one or two registers.
-    StoreExclusive {
-        /// The register that is set to 0 if the store succeeds and to 1 if not.
-        status: u8,
-        /// Which.
-        registers: [u8; 2],
-        /// Whether both.
-        is_pair: bool,
-    },
+    /// It loads.
+    Load,
+    /// It stores.
+    Store,
+    /// It is a load-exclusive.
+    LoadExclusive,
+    /// It is a store-exclusive.
+    StoreExclusive,
 }
 
 /// How a loaded value is extended to a register's size.
@@ -72,32 +48,30 @@ pub enum Extension {
 
 /// The addressing mode: the address of an access, and the update of its base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Addressing {
-    /// Base register (31: the stack pointer) plus a constant, in bytes.
-    Base {
-        /// The base register.
-        base: u8,
-        /// The offset of the access.
-        offset: i64,
-        /// What is added to the base register afterwards; 0 leaves it unchanged.
-        increment: i64,
-    },
-    /// Base register plus another, extended and shifted.
-    Index {
-        /// The base register.
-        base: u8,
-        /// The index register.
-        index: u8,
-        /// `option`, bits 15:13 of the instruction: 2 UXTW, 3 LSL, 6 SXTW, 7 SXTX.
-        option: u8,
-        /// Number of bits to shift the index by.
-        shift: u8,
-    },
-    /// The instruction's own address plus a constant.
-    Literal {
-        /// The constant, in bytes.
-        offset: i64,
-    },
+pub struct Addressing {
+    /// The base register; 31 is the stack pointer, and [`Self::PC`] the instruction's own address.
+    pub base: u8,
+    /// The offset of the access from the base, in bytes.
+    pub offset: i64,
+    /// What is added to the base register afterwards; 0 leaves it unchanged.
+    pub increment: i64,
+    /// A register that is added to the base, extended and shifted, unless it is 31.
+    pub index: u8,
+    /// How it is extended: `option`, bits 15:13 of the instruction: 2 UXTW, 3 LSL, 6 SXTW, 7 SXTX.
+    pub option: u8,
+    /// Number of bits to shift it by.
+    pub shift: u8,
+}
+
+impl Addressing {
+    /// Stands for the program counter as a base.
+    pub const PC: u8 = 32;
+
+    /// A base and a constant.
+    #[inline(always)]
+    pub(super) fn at(base: u8, offset: i64) -> Self {
+        Self { base, offset, increment: 0, index: 31, option: 3, shift: 0 }
+    }
 }
 
 impl Extension {
@@ -116,53 +90,43 @@ impl Extension {
 
 impl Access {
     /// Whether the operation stores: `WnR` of its faults.
+    #[inline]
     pub fn is_write(&self) -> bool {
-        matches!(
-            self.kind,
-            Operation::Store { .. }
-                | Operation::StorePair { .. }
-                | Operation::StoreExclusive { .. }
-        )
+        matches!(self.kind, Operation::Store | Operation::StoreExclusive)
     }
 
-    /// Whether two registers are loaded or stored.
-    pub fn is_pair(&self) -> bool {
-        match self.kind {
-            Operation::Load { .. } | Operation::Store { .. } => false,
-            Operation::LoadPair { .. } | Operation::StorePair { .. } => true,
-            Operation::LoadExclusive { is_pair, .. }
-            | Operation::StoreExclusive { is_pair, .. } => is_pair,
-        }
+    /// The registers that are loaded or stored.
+    pub fn registers(&self) -> &[u8] {
+        self.registers.get(..1 + usize::from(self.is_pair)).unwrap_or(&self.registers)
     }
 
     /// Number of bytes of the whole access.
+    #[inline]
     pub fn length(&self) -> usize {
-        usize::from(self.bytes) << usize::from(self.is_pair())
+        usize::from(self.bytes) << usize::from(self.is_pair)
     }
 
     /// The virtual address, from the values of registers (31 is the stack pointer for a base) and
     /// the instruction's address.
-    #[inline]
+    #[inline(always)]
     pub fn address(
         &self,
         base_register: impl Fn(u8) -> u64,
         register: impl Fn(u8) -> u64,
         pc: u64,
     ) -> u64 {
-        match self.addressing {
-            Addressing::Base { base, offset, .. } => {
-                base_register(base).wrapping_add_signed(offset)
-            }
-            Addressing::Index { base, index, option, shift } => {
-                let index = register(index);
-                let index = match option {
-                    2 => u64::from(index as u32),
-                    6 => i64::from(index as i32) as u64,
-                    _ => index,
-                };
-                base_register(base).wrapping_add(index << shift)
-            }
-            Addressing::Literal { offset } => pc.wrapping_add_signed(offset),
+        let Addressing { base, offset, index, option, shift, .. } = self.addressing;
+        let base = if base == Addressing::PC { pc } else { base_register(base) };
+        let address = base.wrapping_add_signed(offset);
+        if index == 31 {
+            return address;
         }
+        let index = register(index);
+        let index = match option {
+            2 => u64::from(index as u32),
+            6 => i64::from(index as i32) as u64,
+            _ => index,
+        };
+        address.wrapping_add(index << shift)
     }
 }

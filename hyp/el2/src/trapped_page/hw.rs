@@ -104,7 +104,7 @@ pub fn on_fault<G: TrappedPages>(
                         return Resume::Same;
                     }
                     emulate(&mut *pages, page, address, &access, frame);
-                    if !matches!(access.kind, Operation::LoadExclusive { .. }) {
+                    if access.kind != Operation::LoadExclusive {
                         return Resume::Next;
                     }
                     let values = STATE.lock().monitors.values(percpu::index());
@@ -173,7 +173,7 @@ fn step_to_store<G: TrappedPages>(
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
         // A guest that single-steps itself breaks its exclusive sequences anyway.
         None => SequenceOutcome::Waits,
-        Some((_, Some(access @ Access { kind: Operation::StoreExclusive { .. }, .. }))) => {
+        Some((_, Some(access @ Access { kind: Operation::StoreExclusive, .. }))) => {
             store_exclusive(engine, load.page, load.address, frame, &access)
         }
         Some((word, _)) if !instruction::is_plain(word) => progress::end_at(word),

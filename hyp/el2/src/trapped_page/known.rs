@@ -13,14 +13,11 @@ use oche_types::addr::{Gfn, PAGE_BYTES};
 use crate::frame::TrapFrame;
 use crate::guest_registers::GuestRegisters;
 use crate::guest_registers::hw::FrameRegisters;
-use crate::instruction::{self, Access, Extension, Operation};
+use crate::instruction::{self, Access, Operation};
 use crate::lock::SpinLock;
 use crate::translation::{instruction_at, translate_access};
 use crate::trapped_page::hw::note_store;
 use crate::trapped_page::{Agreement, TrappedPages, agreement};
-
-/// The number of XZR.
-const ZERO: u8 = 31;
 
 /// Carries out the guest's load or store that stage 2 refused at the virtual address `far`. Returns
 /// false, and does nothing, if it is not a common case, or if another CPU holds the engine's lock:
@@ -38,13 +35,16 @@ pub fn emulate_known<G: TrappedPages>(
     else {
         return false;
     };
-    let Some(transfer) = Transfer::of(&access) else { return false };
+    // An exclusive begins or ends a sequence.
+    if !matches!(access.kind, Operation::Load | Operation::Store) {
+        return false;
+    }
     let Some(at) = translate_access(address, &access, frame) else { return false };
     // Orders the access after the guest's own earlier stores and before its later ones.
     fence(Ordering::SeqCst);
     let is_known = match is_write {
-        false => load(&mut *pages, at, &transfer, frame),
-        true => store(&mut *pages, at, &transfer, frame),
+        false => load(&mut *pages, at, &access, frame),
+        true => store(&mut *pages, at, &access, frame),
     };
     fence(Ordering::SeqCst);
     if is_known {
@@ -54,49 +54,31 @@ pub fn emulate_known<G: TrappedPages>(
     is_known
 }
 
-/// What a load or store transfers.
-struct Transfer {
-    parts: Parts,
-    /// The register of each part; XZR if there is no second one.
-    registers: [u8; 2],
-    extension: Extension,
+/// The parts of `access`.
+#[inline]
+fn parts(access: &Access) -> Parts {
+    Parts { bytes: usize::from(access.bytes), count: 1 + usize::from(access.is_pair) }
 }
 
-impl Transfer {
-    /// `None` for an exclusive, which begins or ends a sequence.
-    #[inline]
-    fn of(access: &Access) -> Option<Self> {
-        let (registers, count, extension) = match access.kind {
-            Operation::Load { register, extension } => ([register, ZERO], 1, extension),
-            Operation::LoadPair { registers, extension } => (registers, 2, extension),
-            Operation::Store { register } => ([register, ZERO], 1, Extension::Zero),
-            Operation::StorePair { registers } => (registers, 2, Extension::Zero),
-            Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => return None,
-        };
-        let parts = Parts { bytes: usize::from(access.bytes), count };
-        Some(Self { parts, registers, extension })
-    }
-}
-
-/// Carries out a load at guest-physical `at`. Returns whether it did.
+/// Carries out the load `access` at guest-physical `at`. Returns whether it did.
 #[inline(always)]
-fn load(pages: &mut impl TrappedPages, at: u64, load: &Transfer, frame: &mut TrapFrame) -> bool {
-    let Some(values) = pages.load_known(frame.elr, at, load.parts) else { return false };
-    for (register, value) in load.registers.into_iter().zip(values) {
-        frame.set_register(register, load.extension.apply(value, load.parts.bytes as u8));
+fn load(pages: &mut impl TrappedPages, at: u64, access: &Access, frame: &mut TrapFrame) -> bool {
+    let Some(values) = pages.load_known(frame.elr, at, parts(access)) else { return false };
+    for (register, value) in access.registers.into_iter().zip(values) {
+        frame.set_register(register, access.extension.apply(value, access.bytes));
     }
     true
 }
 
-/// Carries out a store at guest-physical `at`. Returns whether it did.
+/// Carries out the store `access` at guest-physical `at`. Returns whether it did.
 #[inline(always)]
-fn store(pages: &mut impl TrappedPages, at: u64, store: &Transfer, frame: &TrapFrame) -> bool {
-    let values = store.registers.map(|register| frame.register(register));
-    let is_known = pages.store_known(frame.elr, at, store.parts, values);
+fn store(pages: &mut impl TrappedPages, at: u64, access: &Access, frame: &TrapFrame) -> bool {
+    let values = access.registers.map(|register| frame.register(register));
+    let is_known = pages.store_known(frame.elr, at, parts(access), values);
     if is_known && let Some(page) = Gfn::containing(at) {
         // Under the engine's lock still, so no other CPU has ended a sequence since.
         let offset = at as usize % PAGE_BYTES;
-        note_store(page, [offset, store.parts.last(offset)]);
+        note_store(page, [offset, parts(access).last(offset)]);
     }
     is_known
 }

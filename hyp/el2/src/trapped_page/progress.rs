@@ -54,8 +54,8 @@ pub const MAX_APART: usize = 32;
 /// How a sequence ends at `word`, which is neither a store-exclusive nor plain.
 pub fn end_at(word: u32) -> SequenceOutcome {
     // Another load-exclusive begins a new sequence: the first had no store-exclusive.
-    let is_load = instruction::decode(word)
-        .is_some_and(|access| matches!(access.kind, Operation::LoadExclusive { .. }));
+    let is_load =
+        instruction::decode(word).is_some_and(|access| access.kind == Operation::LoadExclusive);
     if is_load || instruction::is_wait(word) || instruction::gives_up_monitor(word) {
         SequenceOutcome::Waits
     } else {

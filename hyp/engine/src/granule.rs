@@ -14,6 +14,7 @@
 
 pub(crate) mod addition;
 pub(crate) mod alias;
+mod batch;
 mod copies;
 pub(crate) mod copy_set;
 mod cost;
@@ -29,25 +30,23 @@ pub(crate) mod state;
 mod strict;
 pub(crate) mod watch;
 mod watches;
+mod whole;
 mod work;
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{
-    FRAME_BYTES, Gfn, Granule, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun,
-};
+use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, PAGE_WORDS, SLOTS, SlotRun};
 use oche_types::dart::entry::{ENTRIES, Leaf};
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::{Event, Place, Refusal};
 use oche_types::{Invariant, invariant};
 
-use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
 use crate::granule::copy_set::CopySets;
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watches::Watches;
-use crate::granule::work::{HomeMove, MAX_HOME_MOVES, MergeCopy, PageCopy, UnmapOp};
+use crate::granule::work::{HomeMove, MAX_HOME_MOVES, MergeCopy, PageCopy, UnmapOp, WholeGranule};
 use crate::heap::{HeapPart, bytes_of};
 use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
@@ -62,11 +61,6 @@ const MAX_MOVING: usize = 2 * BATCH * SLOTS;
 const MAX_LISTED: usize = 2 * BATCH * SLOTS;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for twins.
 const FRAMES_PER_CHANGE: usize = 4;
-/// Cost of a batch in addition to that of its changes: publishing the stores, and an invalidation
-/// that the hardware confirms.
-const APPLY_BYTES: usize = PAGE_BYTES;
-/// Cost of looking for empty shadow tables in a domain, which has 128.
-const RECLAIM_BYTES: usize = 1024;
 
 /// How exactly permissions are enforced if pages with different permissions share a granule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +80,13 @@ pub enum Isolation {
 pub(crate) struct Change {
     pub(crate) granule: Granule,
     pub(crate) wanted: [Option<Leaf>; SLOTS],
+}
+
+impl Change {
+    /// Whether the guest maps anything in the granule.
+    fn wants_pages(&self) -> bool {
+        self.wanted.iter().any(Option::is_some)
+    }
 }
 
 /// The stream on whose behalf a batch is applied, for events.
@@ -137,6 +138,10 @@ pub(crate) struct GranuleMapper {
     isolation: Isolation,
     pub(crate) watches: Watches,
     unmap_ops: Vec<UnmapOp>,
+    /// The whole granules that the batch maps.
+    mapped_whole: Vec<WholeGranule>,
+    /// The whole granules that the batch unmaps.
+    unmapped_whole: Vec<WholeGranule>,
     copies: Vec<PageCopy>,
     /// Pages that move home to be pinned.
     home_moves: Vec<HomeMove>,
@@ -194,6 +199,8 @@ impl GranuleMapper {
         let lists = Pool::bytes(frames)
             + Watches::BYTES
             + bytes_of::<UnmapOp>(BATCH)
+            // `mapped_whole` and `unmapped_whole`.
+            + 2 * bytes_of::<WholeGranule>(BATCH)
             + bytes_of::<PageCopy>(BATCH * SLOTS)
             + bytes_of::<HomeMove>(MAX_HOME_MOVES)
             // `to_migrate` and `dropped`.
@@ -231,6 +238,8 @@ impl GranuleMapper {
             isolation,
             watches: Watches::new(),
             unmap_ops: Vec::with_capacity(BATCH),
+            mapped_whole: Vec::with_capacity(BATCH),
+            unmapped_whole: Vec::with_capacity(BATCH),
             copies: Vec::with_capacity(BATCH * SLOTS),
             home_moves: Vec::with_capacity(MAX_HOME_MOVES),
             to_migrate: Vec::with_capacity(BATCH),
@@ -293,43 +302,6 @@ impl GranuleMapper {
         self.domain_mut(domain).must("the domain exists")
     }
 
-    /// Applies the first of `changes` of `domain` to the hardware: as many as `budget` allows, and
-    /// at least one if nothing is charged to it yet. There are at most [`BATCH`], of different
-    /// granules. Returns how many were applied.
-    #[must_use]
-    pub(crate) fn apply(
-        &mut self,
-        host: &mut impl Host,
-        requester: Requester,
-        domain: DomainId,
-        changes: &[Change],
-        budget: &mut Budget,
-    ) -> usize {
-        invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
-        let least = usize::from(budget.is_whole());
-        self.release_quarantined(host, changes.len(), budget);
-        let (count, reserve) = self.affordable(domain, changes, least, budget);
-        let changes = changes.get(..count).must("the affordable changes are part of the batch");
-        if changes.is_empty() {
-            return 0;
-        }
-        budget.charge(APPLY_BYTES);
-        self.remove(host, requester, domain, changes);
-        self.reclaim(host, changes.len(), budget);
-        self.add(host, requester, domain, changes);
-        if !self.to_migrate.is_empty() {
-            let mut to_migrate = core::mem::take(&mut self.to_migrate);
-            self.migrate(host, requester, domain);
-            // As after a split in `remove`.
-            self.remove(host, requester, domain, &to_migrate);
-            self.add(host, requester, domain, &to_migrate);
-            to_migrate.clear();
-            self.to_migrate = to_migrate;
-        }
-        self.refund(reserve, budget);
-        count
-    }
-
     /// Makes sure that no device uses an entry that was removed from the tables of `domain` before.
     fn invalidate(&mut self, host: &mut impl Host, domain: DomainId) {
         let members = &self.placed(domain).members;
@@ -351,44 +323,26 @@ impl GranuleMapper {
         }
     }
 
-    /// Frees the quarantined frames that `changes` changes can need, if the hardware has confirmed
-    /// that no device reaches them: a refused mapping is not tried again. Each frame is marked and
-    /// charged to `budget`. The frames for one change are freed in any case, so that at least one
-    /// change can be made.
-    fn release_quarantined(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
-        let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
-        let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
-        let count = self.pool.release_quarantined(host, most);
-        budget.charge(count * FRAME_BYTES);
-    }
-
-    /// Returns empty shadow tables to the pool while it could run short in a batch of `changes`
-    /// granules.
-    fn reclaim(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
-        for index in 0..self.domains.len() {
-            if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
-                return;
-            }
-            let domain = DomainId(index as u16);
-            let Some(placed) = self.domain_mut(domain) else { continue };
-            budget.charge(RECLAIM_BYTES);
-            if placed.shadow.unlink_empty(host) {
-                self.invalidate(host, domain);
-                let placed =
-                    self.domains.get_mut(index).and_then(Option::as_mut).must("the domain exists");
-                budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(host, &mut self.pool));
-            }
-        }
-    }
-
     fn state(&self, domain: DomainId, granule: Granule) -> &GranuleState {
         self.granule_map.get(&self.placed(domain).directory, granule)
     }
 
     /// Sets the state of a granule whose block is prepared.
     fn set_state(&mut self, domain: DomainId, granule: Granule, state: &GranuleState) {
+        self.update_state(domain, granule, |old| *old = *state);
+    }
+
+    /// Lets `change` change the state of a granule whose block is prepared.
+    #[inline]
+    fn update_state(
+        &mut self,
+        domain: DomainId,
+        granule: Granule,
+        change: impl FnOnce(&mut GranuleState),
+    ) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.granule_map.set(&mut placed.must("the domain exists").directory, granule, state);
+        let directory = &mut placed.must("the domain exists").directory;
+        self.granule_map.update(directory, granule, change);
     }
 
     /// The hardware entry for `state`.

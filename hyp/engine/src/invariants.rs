@@ -149,7 +149,7 @@ fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
 #[should_panic(expected = "invariant: a granule is set only when prepared")]
 fn a_granule_without_a_block_that_is_written_stops_the_machine() {
     let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
-    GranuleMap::new(1).set(&mut Directory::new(), Granule(7), &state);
+    GranuleMap::new(1).update(&mut Directory::new(), Granule(7), |old| *old = state);
 }
 
 #[test]

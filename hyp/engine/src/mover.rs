@@ -9,7 +9,7 @@ use core::cmp::Reverse;
 use core::ops::Range;
 
 use bitfield_struct::bitfield;
-use oche_types::addr::{Gfn, Hfn};
+use oche_types::addr::{Gfn, Hfn, HostGranule, SLOTS};
 use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
 
@@ -74,6 +74,16 @@ impl PageState {
         self.away == 0 && !self.flags.is_about_to_move()
     }
 
+    /// Whether nothing maps the page. Then it is at home.
+    pub(crate) fn is_free(&self) -> bool {
+        self.mappings == NONE
+    }
+
+    /// Whether CPUs' stores are trapped because the page holds a tracked table.
+    pub(crate) fn is_write_protected(&self) -> bool {
+        self.flags.is_write_protected()
+    }
+
     /// Whether the page is at home and has no twin.
     pub(crate) fn is_home_without_twin(&self) -> bool {
         self.away == 0 && self.twin == 0
@@ -128,6 +138,14 @@ struct RamRange {
 }
 
 impl RamRange {
+    /// The index of the state of `frame`'s first page, if the range contains all its pages.
+    #[inline]
+    fn frame_index(&self, frame: HostGranule) -> Option<usize> {
+        let offset = frame.page(0).0.wrapping_sub(self.start);
+        let is_inside = offset < self.pages && self.pages - offset >= SLOTS as u32;
+        is_inside.then(|| self.first + offset as usize)
+    }
+
     /// The index of the state of `page`, if the page is in the range.
     #[inline]
     fn index(&self, page: Gfn) -> Option<usize> {
@@ -190,6 +208,19 @@ impl Mover {
             }
         }
         None
+    }
+
+    /// The states of the pages of `frame`, or `None` if they are not in one range of guest RAM.
+    pub(crate) fn frame(&self, frame: HostGranule) -> Option<&[PageState; SLOTS]> {
+        let index = self.ranges.iter().find_map(|range| range.frame_index(frame))?;
+        self.states.get(index..)?.first_chunk()
+    }
+
+    /// As [`Self::frame`], mutable.
+    pub(crate) fn frame_mut(&mut self, frame: HostGranule) -> Option<&mut [PageState; SLOTS]> {
+        self.version = self.version.wrapping_add(1);
+        let index = self.ranges.iter().find_map(|range| range.frame_index(frame))?;
+        self.states.get_mut(index..)?.first_chunk_mut()
     }
 
     /// The state of `page`, which is guest RAM.

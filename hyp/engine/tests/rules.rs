@@ -8,6 +8,7 @@ mod refusals;
 mod streams;
 mod tables;
 mod traps;
+mod whole;
 mod windows;
 
 use bench::{Bench, dart, page, stream};

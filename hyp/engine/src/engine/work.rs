@@ -75,15 +75,17 @@ impl Engine {
         };
         let changes = entry.batch.changes.get(applied..);
         let changes = changes.must("the applied changes are part of the batch");
-        for change in changes {
-            for leaf in change.wanted.iter().flatten() {
-                // A device may write this page from now on, which does not trap.
-                self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
-            }
-        }
         let mut count = 0;
         if !changes.is_empty() {
-            count = self.mapper.apply(host, entry.requester, domain, changes, budget);
+            let affordable = self.mapper.afford(host, domain, changes, budget);
+            if affordable.maps_table {
+                for leaf in changes.iter().flat_map(|change| change.wanted.into_iter().flatten()) {
+                    // A device may write this page from now on, which does not trap.
+                    self.tracker.mark_unsync(host, &mut self.mapper.mover, leaf.page);
+                }
+            }
+            count = affordable.count;
+            self.mapper.apply(host, entry.requester, domain, changes, affordable, budget);
         }
         if count < changes.len() {
             entry.pending = Pending::Apply { applied: applied + count, is_compared };

@@ -57,7 +57,7 @@ use oche_types::{Invariant, invariant};
 use crate::granule::alias::{MAX_ALIASES, Mapping};
 use crate::granule::plan::{self, Backing, Filling, Mappings, Plan, Step};
 use crate::granule::state::{Form, GranuleState, Slot};
-use crate::granule::work::{CopyKind, PageCopy};
+use crate::granule::work::{CopyKind, PageCopy, WholeGranule};
 use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
@@ -74,6 +74,8 @@ pub struct MapBatch<'a, H, Phase> {
     domain: DomainId,
     changes: &'a [Change],
     copies: Vec<PageCopy>,
+    /// Those of the granules that are whole.
+    whole: Vec<WholeGranule>,
     /// Whether a slot is filled that devices reach already.
     fills_reached_slot: bool,
     /// Whether a page that these granules map may be mapped elsewhere too.
@@ -100,10 +102,19 @@ pub struct Remapped;
 impl<'a, H: Host, Phase> MapBatch<'a, H, Phase> {
     /// The same batch after its next step.
     fn then<Next>(self) -> MapBatch<'a, H, Next> {
-        let Self { mapper, host, domain, changes, copies, .. } = self;
+        let Self { mapper, host, domain, changes, copies, whole, .. } = self;
         let Self { fills_reached_slot, shares_pages, .. } = self;
-        let phase = PhantomData;
-        MapBatch { mapper, host, domain, changes, copies, fills_reached_slot, shares_pages, phase }
+        MapBatch {
+            mapper,
+            host,
+            domain,
+            changes,
+            copies,
+            whole,
+            fills_reached_slot,
+            shares_pages,
+            phase: PhantomData,
+        }
     }
 }
 
@@ -165,11 +176,17 @@ impl<'a, H: Host> MapBatch<'a, H, Filled> {
 
 impl<H: Host> MapBatch<'_, H, Remapped> {
     /// Stores the hardware entries. Invalidates if the hardware may have cached one that changed.
-    pub fn store_entries(self) {
+    pub fn store_entries(mut self) {
         let mut needs_invalidation = false;
-        for change in self.changes {
-            let state = self.mapper.state(self.domain, change.granule);
-            let entry = GranuleMapper::entry(self.host, state);
+        let mut whole = self.whole.iter().peekable();
+        for change in self.changes.iter().filter(|change| change.wants_pages()) {
+            let entry = match whole.next_if(|whole| whole.granule == change.granule) {
+                Some(whole) => whole.entry(self.host),
+                None => {
+                    let state = self.mapper.state(self.domain, change.granule);
+                    GranuleMapper::entry(self.host, state)
+                }
+            };
             let before = self.mapper.set_entry(self.host, self.domain, change.granule, entry);
             needs_invalidation |=
                 before != entry && (before != 0 || caches_invalid_entries(self.host));
@@ -179,7 +196,8 @@ impl<H: Host> MapBatch<'_, H, Remapped> {
         } else {
             self.host.publish();
         }
-        self.mapper.copies = self.copies;
+        self.whole.clear();
+        (self.mapper.copies, self.mapper.mapped_whole) = (self.copies, self.whole);
     }
 }
 
@@ -195,11 +213,17 @@ impl GranuleMapper {
     ) {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
+        let mut whole = core::mem::take(&mut self.mapped_whole);
+        whole.retain(|whole| self.link_whole(host, requester, domain, whole));
+        let mut next_whole = whole.iter().peekable();
         let mut fills_reached_slot = false;
         let mut shares_pages = false;
         // Each further mapping of a page takes a node of its list.
         let nodes = self.aliases.free_nodes();
-        for change in changes.iter().filter(|change| change.wanted.iter().any(Option::is_some)) {
+        for change in changes.iter().filter(|change| change.wants_pages()) {
+            if next_whole.next_if(|whole| whole.granule == change.granule).is_some() {
+                continue;
+            }
             let before = *self.state(domain, change.granule);
             shares_pages |= before.form != Form::Empty;
             match self.plan_change(host, domain, change, &before, &copies) {
@@ -229,6 +253,7 @@ impl GranuleMapper {
             domain,
             changes,
             copies,
+            whole,
             fills_reached_slot,
             shares_pages,
             phase: PhantomData::<Planned>,

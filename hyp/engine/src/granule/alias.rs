@@ -11,7 +11,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::heap::bytes_of;
 use crate::host::DomainId;
-use crate::mover::NONE;
+use crate::mover::{NONE, PageState};
 
 /// Most mappings of one page. It bounds the search through a page's list and so the work in one
 /// trap.
@@ -47,8 +47,19 @@ impl Mapping {
     }
 }
 
+/// The head of a list that has only `mapping`.
+pub(crate) fn only(mapping: Mapping) -> u32 {
+    mapping.pack()
+}
+
+/// Whether `page`, which is mapped, is at home and has no other copy: when its only mapping goes,
+/// nothing is merged and nothing moves.
+pub(crate) fn is_alone(page: &PageState) -> bool {
+    page.is_home_without_twin() && is_single(page.mappings)
+}
+
 /// Whether a list that begins at `head` has one mapping.
-pub(crate) fn is_single(head: u32) -> bool {
+fn is_single(head: u32) -> bool {
     head & LIST == 0
 }
 

@@ -5,13 +5,15 @@
 //! not compared: its bounce pages are filled from the twin. How far copies differ is not known
 //! before they are compared, so the worst case is reserved and the difference refunded.
 
-use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
 use oche_types::invariant;
 
 use crate::budget::Budget;
 use crate::granule::state::Form;
+use crate::granule::work::WholeGranule;
 use crate::granule::{Change, GranuleMapper};
 use crate::host::DomainId;
+use crate::mover::PageState;
 
 /// Cost of any change: comparing its entries and looking up the granule's state.
 const CHANGE_BYTES: usize = 1024;
@@ -44,34 +46,71 @@ impl Reserve {
     }
 }
 
+/// The part of a batch that the rest of a budget allows.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Affordable {
+    /// How many of the first changes.
+    pub(crate) count: usize,
+    /// Whether one of them maps a write-protected page.
+    pub(crate) maps_table: bool,
+    pub(super) reserve: Reserve,
+}
+
+/// The cost of a change.
+struct Cost {
+    /// In bytes, without merging.
+    bytes: usize,
+    /// Number of copies that are compared.
+    compared: usize,
+    /// Whether it maps a write-protected page.
+    maps_table: bool,
+    /// Its granule, if it maps or unmaps all of that.
+    whole: Option<WholeGranule>,
+}
+
+/// What a page with so many mappings costs without merging.
+const fn page_bytes(mappings: usize, is_compared: bool) -> usize {
+    let copy_bytes = if is_compared { COPY_BYTES } else { 0 };
+    SLOT_BYTES + (NODE_BYTES + copy_bytes) * mappings
+}
+
 impl GranuleMapper {
     /// How many of the first of `changes` the rest of `budget` admits, at least `least`. They are
-    /// charged to it. If it admits none, it ends.
+    /// charged to it, and the whole granules among them are listed. If it admits none, it ends.
     pub(super) fn affordable(
         &mut self,
         domain: DomainId,
         changes: &[Change],
         least: usize,
         budget: &mut Budget,
-    ) -> (usize, Reserve) {
-        let mut count = 0;
+    ) -> Affordable {
+        let (mut count, mut maps_table) = (0, false);
         let mut reserve = self.reserve(0);
+        self.mapped_whole.clear();
+        self.unmapped_whole.clear();
         for change in changes {
-            let (sure, copies) = self.cost(domain, change);
-            let merge = self.reserve(copies);
-            let cost = sure + merge.bytes;
-            if count >= least && !budget.admits(cost) {
+            let cost = self.cost(domain, change);
+            let merge = self.reserve(cost.compared);
+            let bytes = cost.bytes + merge.bytes;
+            if count >= least && !budget.admits(bytes) {
                 break;
             }
-            budget.charge(cost);
+            budget.charge(bytes);
             reserve = reserve.and(merge);
+            maps_table |= cost.maps_table;
             count += 1;
+            match cost.whole {
+                Some(whole) if whole.is_mapped() => self.mapped_whole.push(whole),
+                Some(whole) => self.unmapped_whole.push(whole),
+                None => {}
+            }
         }
         self.unlist_all();
         if count == 0 && !changes.is_empty() {
             budget.end();
         }
-        (count, reserve)
+        Affordable { count, maps_table, reserve }
     }
 
     /// The reserve for making so many copies equal at worst. It is not charged yet.
@@ -93,37 +132,44 @@ impl GranuleMapper {
         budget.refund(reserve.bytes.saturating_sub(done));
     }
 
-    /// The cost of `change` without merging, and the number of copies that it compares.
-    fn cost(&mut self, domain: DomainId, change: &Change) -> (usize, usize) {
-        let before = *self.state(domain, change.granule);
+    /// The cost of `change`.
+    fn cost(&mut self, domain: DomainId, change: &Change) -> Cost {
+        let before = self.state(domain, change.granule);
+        if before.form == Form::Empty
+            && let Some((whole, pages)) = self.find_mapped_whole(change)
+        {
+            let bytes = CHANGE_BYTES + SLOTS * page_bytes(0, false);
+            let maps_table = pages.iter().any(PageState::is_write_protected);
+            return Cost { bytes, compared: 0, maps_table, whole: Some(whole) };
+        }
+        if let Some(whole) = self.find_unmapped_whole(change, before) {
+            let bytes = CHANGE_BYTES + SLOTS * page_bytes(1, false);
+            return Cost { bytes, compared: 0, maps_table: false, whole: Some(whole) };
+        }
+        let before = *before;
         // Splitting a direct granule compares the copies of each page once more.
         let is_direct = matches!(before.form, Form::Direct(_));
-        let (mut bytes, mut compared) = (CHANGE_BYTES, 0);
+        let (mut bytes, mut compared, mut maps_table) = (CHANGE_BYTES, 0, false);
         for slot in before.slots.iter().flatten() {
             let (page_bytes, copies) = self.page_cost(slot.page, is_direct);
             bytes += page_bytes;
             compared += copies;
         }
         for leaf in change.wanted.iter().flatten() {
+            maps_table |= self.mover.is_write_protected(leaf.page);
             let (page_bytes, copies) = self.page_cost(leaf.page, is_direct);
             bytes += page_bytes;
             compared += copies;
         }
-        (bytes, compared)
+        Cost { bytes, compared, maps_table, whole: None }
     }
 
     /// What `page` adds to the cost of a change of a granule, which may be direct.
     #[inline]
     fn page_cost(&mut self, page: Gfn, is_direct: bool) -> (usize, usize) {
         let copies = self.count_mappings(page);
-        if copies == 0 {
-            return (SLOT_BYTES, 0);
-        }
-        let bytes = SLOT_BYTES + NODE_BYTES * copies;
-        match is_direct || self.list(page) {
-            true => (bytes + COPY_BYTES * copies, copies),
-            false => (bytes, 0),
-        }
+        let is_compared = copies != 0 && (is_direct || self.list(page));
+        (page_bytes(copies, is_compared), if is_compared { copies } else { 0 })
     }
 
     /// Adds `page` to the list of pages that the current work has visited. Returns whether it was

@@ -166,7 +166,8 @@ impl GranuleMapper {
         }
     }
 
-    fn prepare_tables(
+    /// Makes sure that `granule` has a place in the granule map and in a shadow table.
+    pub(super) fn prepare_tables(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,

@@ -74,7 +74,7 @@ use oche_types::invariant;
 use crate::granule::alias::{self, Mapping};
 use crate::granule::plan::{self, Plan, Split};
 use crate::granule::state::{Form, GranuleState};
-use crate::granule::work::UnmapOp;
+use crate::granule::work::{UnmapOp, WholeGranule};
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 use crate::mover::NONE;
@@ -88,6 +88,8 @@ pub struct UnmapBatch<'a, H, Phase> {
     requester: Requester,
     domain: DomainId,
     ops: Vec<UnmapOp>,
+    /// Whole granules of which nothing stays.
+    whole: Vec<WholeGranule>,
     phase: PhantomData<Phase>,
 }
 
@@ -116,8 +118,8 @@ pub struct Moved;
 impl<'a, H: Host, Phase> UnmapBatch<'a, H, Phase> {
     /// The same batch after its next step.
     fn then<Next>(self) -> UnmapBatch<'a, H, Next> {
-        let Self { mapper, host, requester, domain, ops, .. } = self;
-        UnmapBatch { mapper, host, requester, domain, ops, phase: PhantomData }
+        let Self { mapper, host, requester, domain, ops, whole, .. } = self;
+        UnmapBatch { mapper, host, requester, domain, ops, whole, phase: PhantomData }
     }
 }
 
@@ -149,6 +151,9 @@ impl<'a, H: Host> UnmapBatch<'a, H, Copied> {
             let entry = GranuleMapper::entry(self.host, &op.after);
             self.mapper.set_entry(self.host, self.domain, op.granule, entry);
         }
+        for whole in &self.whole {
+            self.mapper.set_entry(self.host, self.domain, whole.granule, 0);
+        }
         self.then()
     }
 }
@@ -165,7 +170,8 @@ impl<'a, H: Host> UnmapBatch<'a, H, Cleared> {
         // Merge what devices wrote while all copies are still in the granule map.
         for op in &self.ops {
             for (_, slot) in op.leaving() {
-                if !self.mapper.is_alone(slot.page) && self.mapper.list(slot.page) {
+                let page = self.mapper.mover.state(slot.page);
+                if !alias::is_alone(page) && self.mapper.list(slot.page) {
                     self.mapper.equalize(self.host, slot.page);
                 }
             }
@@ -180,6 +186,9 @@ impl<'a, H: Host> UnmapBatch<'a, H, Drained> {
     pub fn unlink(self) -> UnmapBatch<'a, H, Unlinked> {
         for op in &self.ops {
             self.mapper.unlink_leaving(self.host, self.requester, self.domain, op);
+        }
+        for whole in &self.whole {
+            self.mapper.unlink_whole(self.host, self.requester, self.domain, whole);
         }
         self.then()
     }
@@ -217,9 +226,10 @@ impl<'a, H: Host> UnmapBatch<'a, H, Broken> {
 
 impl<H: Host> UnmapBatch<'_, H, Moved> {
     /// Maps each page that moved for CPUs again.
-    pub fn remap(self) {
+    pub fn remap(mut self) {
         self.mapper.remap_pages(self.host);
-        self.mapper.unmap_ops = self.ops;
+        self.whole.clear();
+        (self.mapper.unmap_ops, self.mapper.unmapped_whole) = (self.ops, self.whole);
     }
 }
 
@@ -249,9 +259,13 @@ impl GranuleMapper {
         changes: &[Change],
     ) {
         self.unmap_ops.clear();
+        let whole = core::mem::take(&mut self.unmapped_whole);
+        let mut next_whole = whole.iter().peekable();
         for change in changes {
             let before = self.state(domain, change.granule);
-            if before.form == Form::Empty {
+            if before.form == Form::Empty
+                || next_whole.next_if(|whole| whole.granule == change.granule).is_some()
+            {
                 continue;
             }
             let is_leaving = plan::leaving(before, &change.wanted, self.isolation);
@@ -270,6 +284,7 @@ impl GranuleMapper {
             let (granule, is_leaving) = (change.granule, unmapping.is_leaving);
             self.unmap_ops.push(UnmapOp::new((granule, &before), is_leaving, split));
         }
+        self.unmapped_whole = whole;
         self.unmap_batch(host, requester, domain);
     }
 
@@ -293,20 +308,14 @@ impl GranuleMapper {
 
     /// Carries out the planned removals: see "One unmap" in `docs/architecture.md`.
     fn unmap_batch(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId) {
-        if self.unmap_ops.is_empty() {
+        if self.unmap_ops.is_empty() && self.unmapped_whole.is_empty() {
             return;
         }
         let ops = core::mem::take(&mut self.unmap_ops);
+        let whole = core::mem::take(&mut self.unmapped_whole);
         let phase = PhantomData::<Planned>;
-        let batch = UnmapBatch { mapper: self, host, requester, domain, ops, phase };
+        let batch = UnmapBatch { mapper: self, host, requester, domain, ops, whole, phase };
         batch.copy_splits().clear_entries().drain().unlink().break_pages().move_pages().remap();
-    }
-
-    /// Whether `page`, which is mapped, is at home and has no other copy: when its only mapping
-    /// goes, nothing is merged and nothing moves.
-    fn is_alone(&self, page: Gfn) -> bool {
-        let state = self.mover.state(page);
-        state.is_home_without_twin() && alias::is_single(state.mappings)
     }
 
     /// Removes every leaving mapping from its page's list and from the granule map.

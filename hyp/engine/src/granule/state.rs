@@ -60,6 +60,15 @@ impl GranuleState {
     /// A granule of which nothing is mapped.
     pub(crate) const EMPTY: Self = Self { form: Form::Empty, slots: [None; SLOTS] };
 
+    /// A granule whose slots are the pages of `frame`, in order and with one permission.
+    pub(crate) fn whole(frame: HostGranule, permission: Permission) -> Self {
+        let slots = core::array::from_fn(|slot| {
+            let page = Gfn(frame.page(slot).0);
+            Some(Slot { page, permission, is_bounce: false, is_filled: true })
+        });
+        Self { form: Form::Direct(frame), slots }
+    }
+
     /// The union of the slots' permissions.
     pub(crate) fn permission(&self) -> Permission {
         self.slots
@@ -181,7 +190,7 @@ impl GranuleMap {
         None
     }
 
-    /// Makes sure that [`Self::set`] can be called for `granule`. Returns false if no block is
+    /// Makes sure that [`Self::update`] can be called for `granule`. Returns false if no block is
     /// free.
     #[must_use]
     pub(crate) fn prepare(&mut self, directory: &mut Directory, granule: Granule) -> bool {
@@ -194,19 +203,28 @@ impl GranuleMap {
         true
     }
 
-    /// Sets the state of a prepared `granule`. Frees its block if all states in it are empty.
-    pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: &GranuleState) {
+    /// Lets `change` change the state of a prepared `granule`. Frees its block if all states in it
+    /// are empty.
+    #[inline]
+    pub(crate) fn update(
+        &mut self,
+        directory: &mut Directory,
+        granule: Granule,
+        change: impl FnOnce(&mut GranuleState),
+    ) {
         self.version = self.version.wrapping_add(1);
         let (block, state) = position(granule);
         let number = directory.0.get(block).must("an IOVA has 32 bits");
         let block =
             self.blocks.get_mut(*number as usize).must("a granule is set only when prepared");
-        let old = block.states.get_mut(state).must("a granule has a place in its block");
-        let was_used = old.form != Form::Empty;
-        let is_used = new.form != Form::Empty;
-        *old = *new;
+        let state = block.states.get_mut(state).must("a granule has a place in its block");
+        let was_used = state.form != Form::Empty;
+        change(state);
+        let is_used = state.form != Form::Empty;
         block.used = block.used + u8::from(is_used) - u8::from(was_used);
-        self.release_unused(directory, granule);
+        if block.used == 0 {
+            self.release_unused(directory, granule);
+        }
     }
 
     /// Frees the block of `granule` if all states in it are empty.
@@ -235,11 +253,11 @@ mod tests {
         let (mut one, mut other) = (Directory::new(), Directory::new());
         let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
         assert!(granule_map.prepare(&mut one, Granule(130)));
-        granule_map.set(&mut one, Granule(130), &state);
+        granule_map.update(&mut one, Granule(130), |old| *old = state);
         assert!(!granule_map.prepare(&mut other, Granule(0)));
         assert_eq!(*granule_map.get(&one, Granule(130)), state);
         assert_eq!(*granule_map.get(&one, Granule(2)), GranuleState::EMPTY);
-        granule_map.set(&mut one, Granule(130), &GranuleState::EMPTY);
+        granule_map.update(&mut one, Granule(130), |old| *old = GranuleState::EMPTY);
         assert!(granule_map.prepare(&mut other, Granule(0)));
     }
 }

@@ -1,12 +1,13 @@
 //! The work items of a batch: pages to copy, granules to unmap from, pages to move home, copies to
 //! merge. They are plain data in lists of fixed capacity, so that nothing is allocated in a trap.
 
-use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS};
+use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::event::Place;
 
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, GranuleState, Slot};
+use crate::host::Iommu;
 
 /// Most granules in one batch. It is small because the pages of a batch are broken at the same
 /// time.
@@ -37,6 +38,26 @@ pub(super) enum CopyKind {
     Demote,
     /// The slot becomes a bounce page that a device may write, and the page gets this twin.
     WithTwin(Hfn),
+}
+
+/// A whole granule that a batch maps or unmaps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WholeGranule {
+    pub(super) granule: Granule,
+    pub(super) frame: HostGranule,
+    /// The permission with which it is mapped; none if it is unmapped.
+    pub(super) permission: Permission,
+}
+
+impl WholeGranule {
+    pub(super) fn is_mapped(&self) -> bool {
+        !self.permission.is_none()
+    }
+
+    /// The hardware entry that maps it.
+    pub(super) fn entry(&self, iommu: &impl Iommu) -> u64 {
+        iommu.leaf_entry(self.frame, self.permission, SlotRun::ALL)
+    }
 }
 
 /// A granule from which pages are unmapped.

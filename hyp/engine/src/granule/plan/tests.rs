@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::granule::state::Slot;
+use crate::granule::whole::whole;
 use oracle::{End, check};
 
 mod oracle;
@@ -218,6 +219,38 @@ fn every_plan_of_an_empty_granule_keeps_the_contract() {
         );
         assert_eq!(tried, 10_usize.pow(4));
     }
+}
+
+#[test]
+fn a_whole_granule_is_mapped_and_unmapped_as_its_plan_says() {
+    let mut found = 0;
+    for (isolation, has_windows) in MODES {
+        for_each(
+            |index| {
+                let mut wanted = wanted_choices(index, &PERMISSIONS);
+                wanted.push(Some(Leaf { whole_page: false, ..leaf(in_order(index), BOTH) }));
+                wanted.push(Some(leaf(in_order(index), Permission::default())));
+                wanted
+            },
+            |wanted| {
+                let Some((frame, permission)) = whole(&wanted) else { return };
+                found += 1;
+                let mut env = plenty(isolation, has_windows, &wanted);
+                // What need not be known.
+                (env.has_frame, env.single_pages, env.nodes) = (false, 0, 0);
+                env.pages[0].is_pinned = true;
+                env.pages[1].entry = Stage2Entry::Unsplittable;
+                let steps = wanted.map(|leaf| Step::Map(leaf.expect("whole"), Filling::Direct));
+                let mappings = Mappings { backing: Backing::Direct(frame), steps };
+                assert_eq!(plan(&GranuleState::EMPTY, &wanted, &env), Plan::Map(mappings));
+                let state = GranuleState::whole(frame, permission);
+                assert_eq!(state.slots.map(|slot| slot.map(Slot::leaf)), wanted);
+                let unmapping = Unmapping { is_leaving: [true; SLOTS], split: None };
+                assert_eq!(plan(&state, &[None; SLOTS], &env), Plan::Unmap(unmapping));
+            },
+        );
+    }
+    assert_eq!(found, MODES.len() * PERMISSIONS.len(), "each permission in each mode");
 }
 
 #[test]

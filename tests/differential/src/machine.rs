@@ -3,6 +3,7 @@
 mod checks;
 mod cpus;
 mod devices;
+mod disk;
 mod driver;
 mod events;
 mod exact;

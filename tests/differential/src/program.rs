@@ -233,6 +233,20 @@ pub enum Operation {
         /// Whether the flush follows at once.
         flush: bool,
     },
+    /// A mapping loses a page to another one, or its end, and the rights of the rest change, all in
+    /// one flush.
+    Amend {
+        /// Which mapping.
+        mapping: u16,
+        /// Which of its pages.
+        page: u8,
+        /// What takes the page's place. If there is none, the pages from this one on go.
+        source: Option<Source>,
+        /// The new rights.
+        rights: Rights,
+        /// Whether the flush follows at once.
+        flush: bool,
+    },
     /// The guest flushes streams.
     Flush {
         /// Which DART.
@@ -314,8 +328,19 @@ pub enum Operation {
         length: u8,
         /// Whether the memory is written.
         is_write: bool,
-        /// Whether it goes on using the page, until another one is used.
+        /// Whether it goes on using the page for something else, until another one is used.
         stays: bool,
+    },
+    /// A disk writes a page, and before it has completed the command, a driver maps the page for
+    /// another device, which reads it. Nothing in a concurrent program, where a device may read a
+    /// copy that the disk's write reaches only when it has completed.
+    DiskMap {
+        /// Which domain.
+        domain: u8,
+        /// Which page.
+        page: Choice,
+        /// With which rights.
+        rights: Rights,
     },
     /// Transfers under way arrive.
     Deliver(u8),

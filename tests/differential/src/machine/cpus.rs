@@ -259,7 +259,7 @@ impl<const C: bool> Machine<C> {
 
     /// Whether some stream may use one set of tables or another: a refusal, which names a stream,
     /// may be of either.
-    fn is_any_stream_between(&self) -> bool {
+    pub(super) fn is_any_stream_between(&self) -> bool {
         let in_use = self.history.streams_in_use();
         in_use.iter().any(|&(dart, stream)| !self.history.possible_roots(dart, stream).is_certain())
     }
@@ -317,55 +317,6 @@ impl<const C: bool> Machine<C> {
             self.sharing.keep(page, offset, old);
             self.note_bytes(page, offset, &[found]);
         }
-    }
-
-    /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there
-    /// until the disk has done.
-    pub(super) fn disk(
-        &mut self,
-        page: Choice,
-        length: usize,
-        is_write: bool,
-        stays: bool,
-    ) -> Checked {
-        for page in std::mem::take(&mut self.held) {
-            self.engine.unpin(&mut self.host, page);
-        }
-        let page = self.choose(page);
-        let may_be_refused = self.setting.frames < 1000;
-        if self.views.is_table(page)
-            || self.guest.is_table(page)
-            || (may_be_refused && self.is_any_stream_between())
-        {
-            return Ok(());
-        }
-        let (offset, length) = self.place(length);
-        self.deliver_to(page, 0, PAGE_BYTES);
-        self.counts.disk_uses += 1;
-        self.counts.fetched += u64::from(self.host.location(page) != Some(page.home()));
-        self.fetched.insert(page);
-        self.engine.pin(&mut self.host, page);
-        self.held.push(page);
-        self.after_call()?;
-        if self.host.location(page) != Some(page.home()) {
-            return Err(format!(
-                "the disk uses {page:?}, which is at {:?}",
-                self.host.location(page)
-            ));
-        }
-        let seen = self.host.opened_load(page.home(), offset, length);
-        self.judge_load(page, offset, seen)?;
-        if is_write {
-            let data = self.random_data(length);
-            self.host.opened_store(page.home(), offset, &data);
-            self.note_cpu_store(page, offset, data.bytes());
-        }
-        // What it writes is everybody's once it has done.
-        if is_write || !stays {
-            self.held.clear();
-            self.engine.unpin(&mut self.host, page);
-        }
-        Ok(())
     }
 
     /// C2: what a CPU stores is in all copies.

@@ -29,7 +29,7 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    fn transfer(&mut self, transfer: &Transfer) -> Checked {
+    pub(super) fn transfer(&mut self, transfer: &Transfer) -> Checked {
         let (dart, id) = name(transfer.dart, transfer.stream);
         let result = match &transfer.data {
             Some(data) => self.host.device_write(dart, id, transfer.iova, data),

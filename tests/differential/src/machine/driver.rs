@@ -118,7 +118,7 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    fn map_pages(
+    pub(super) fn map_pages(
         &mut self,
         domain: usize,
         pages: Vec<Gfn>,
@@ -237,6 +237,46 @@ impl<const C: bool> Machine<C> {
             self.set_leaf(domain, first + index as u32, leaf(page, rights))?;
         }
         if flush { self.flush_domain(domain) } else { Ok(()) }
+    }
+
+    pub(super) fn amend(
+        &mut self,
+        mapping: u16,
+        page: usize,
+        source: Option<Source>,
+        rights: Rights,
+        flush: bool,
+    ) -> Checked {
+        let count = self.guest.mappings.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let index = usize::from(mapping) % count;
+        let (domain, first, mut pages) = {
+            let mapping = &self.guest.mappings[index];
+            (mapping.domain, mapping.first, mapping.pages.clone())
+        };
+        let at = page % pages.len();
+        let new = source.and_then(|source| self.guest.pages(source, 1, &mut self.random));
+        let gone = match new.as_deref() {
+            Some(&[page, ..]) => {
+                self.guest.take(page);
+                vec![std::mem::replace(&mut pages[at], page)]
+            }
+            _ => pages.split_off(at.max(1)),
+        };
+        for (index, &page) in pages.iter().enumerate() {
+            self.set_leaf(domain, first + index as u32, leaf(page, rights))?;
+        }
+        for index in pages.len()..self.guest.mappings[index].pages.len() {
+            self.set_leaf(domain, first + index as u32, 0)?;
+        }
+        self.guest.mappings[index].pages = pages;
+        if flush {
+            self.flush_domain(domain)?;
+        }
+        gone.into_iter().for_each(|page| self.guest.release(page));
+        Ok(())
     }
 
     /// Stores a leaf, with a new table where there is none.

@@ -85,6 +85,23 @@ impl<const C: bool> Machine<C> {
                 at.iova
             ));
         }
+        self.mark_refused(at, page, reason);
+        Ok(())
+    }
+
+    /// Notes what the engine has refused since events were taken, which stay to be taken: what an
+    /// access in the middle of a flush meets.
+    pub(super) fn note_refusals_so_far(&mut self) {
+        let refused = self.host.events.iter().filter_map(|event| match *event {
+            Event::Refused { at, page, reason } => Some((at, page, reason)),
+            _ => None,
+        });
+        for (at, page, reason) in refused.collect::<Vec<_>>() {
+            self.mark_refused(at, page, reason);
+        }
+    }
+
+    fn mark_refused(&mut self, at: Place, page: Gfn, reason: Refusal) {
         for roots in self.roots_of(at) {
             let is_root = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));
             match reason {
@@ -98,7 +115,6 @@ impl<const C: bool> Machine<C> {
                 _ => self.refused.insert(roots, at.iova.0, page),
             }
         }
-        Ok(())
     }
 
     fn is_plausible(&self, page: Gfn, reason: Refusal) -> bool {

@@ -24,6 +24,9 @@ impl<const C: bool> Machine<C> {
                 self.replace(mapping, source, rights, flush)
             }
             Operation::Permit { mapping, rights, flush } => self.permit(mapping, rights, flush),
+            Operation::Amend { mapping, page, source, rights, flush } => {
+                self.amend(mapping, page.into(), source, rights, flush)
+            }
             Operation::Flush { dart, streams } => self.flush(self.dart(dart), streams),
             Operation::Pack { domain, buffers, rights } => {
                 self.pack(domain.into(), buffers.into(), rights)
@@ -58,6 +61,10 @@ impl<const C: bool> Machine<C> {
             Operation::Disk { page, length, is_write, stays } => {
                 self.disk(page, length.into(), is_write, stays)?;
                 // A mapping of the page may have been refused for want of memory.
+                self.take_events()
+            }
+            Operation::DiskMap { domain, page, rights } => {
+                self.disk_map(domain.into(), page, rights)?;
                 self.take_events()
             }
             Operation::Deliver(count) => {

@@ -79,6 +79,9 @@ impl<const C: bool> Machine<C> {
 
     /// Does on the reference what happened in the middle of the engine's work, and compares.
     pub(super) fn replay(&mut self) -> Checked {
+        if !self.host.overlapped.is_empty() {
+            self.note_refusals_so_far();
+        }
         for (access, outcome) in std::mem::take(&mut self.host.overlapped) {
             self.counts.overlapped += 1;
             match (access, outcome) {

@@ -141,9 +141,11 @@ fn operation(random: &mut Random, kind: Kind, mode: Mode, aliases: u64, domains:
         28..=33 if mode == Mode::Concurrent => {
             Operation::Overlap((0..1 + random.below(4)).map(|_| during(random)).collect())
         }
+        26..=27 | 37 => amend(random, kind, aliases, mapping, flush),
         34 if mode == Mode::Concurrent => Operation::Deliver(random.below(8) as u8),
-        35 => disk(random),
-        36..=37 => Operation::HandleFault { dart },
+        34 => Operation::DiskMap { domain, page: choice(random), rights: rights(random, kind) },
+        35..=36 => disk(random),
+        63 => Operation::HandleFault { dart },
         38 => seldom(random, dart, stream, mapping),
         39 => Operation::Pack {
             domain,
@@ -159,7 +161,7 @@ fn operation(random: &mut Random, kind: Kind, mode: Mode, aliases: u64, domains:
         45 => fetch(random),
         46..=48 => Operation::Load { page: choice(random), length: length(random) },
         49..=62 => Operation::Store { page: choice(random), length: length(random) },
-        63..=79 => Operation::Read { stream, target: target(random), length: length(random) },
+        64..=79 => Operation::Read { stream, target: target(random), length: length(random) },
         _ => Operation::Write { stream, target: target(random), length: length(random) },
     }
 }
@@ -175,6 +177,16 @@ fn disk(random: &mut Random) -> Operation {
         length: length(random),
         is_write: random.chance(1, 2),
         stays: random.chance(1, 2),
+    }
+}
+
+fn amend(random: &mut Random, kind: Kind, aliases: u64, mapping: u16, flush: bool) -> Operation {
+    Operation::Amend {
+        mapping,
+        page: random.bits() as u8,
+        source: random.chance(1, 2).then(|| source(random, kind, aliases)),
+        rights: rights(random, kind),
+        flush,
     }
 }
 

@@ -53,6 +53,8 @@ impl Engine {
 
     /// Schedules the attachment of a stream to the domain of the tables in `roots`, which is not
     /// the one that it is attached to.
+    #[cold]
+    #[inline(never)]
     fn attach_to_other(
         &mut self,
         host: &mut impl Host,
@@ -136,6 +138,7 @@ impl Engine {
     }
 
     /// Makes every access of `stream` fault from now on.
+    #[inline(never)]
     pub(super) fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
         self.cancel_attach(dart, stream);
         let Some(domain) = self.attachment(dart, stream).now.take() else { return };
@@ -183,11 +186,10 @@ impl Engine {
     }
 
     /// Attaches the streams that wait for the tables of `domain` to be applied.
+    #[cold]
+    #[inline(never)]
     pub(super) fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
         let entry = self.domain_mut(domain);
-        if entry.waiting.is_empty() {
-            return;
-        }
         let waiting = core::mem::take(&mut entry.waiting);
         let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
         let is_watched_anew = self.is_watching();

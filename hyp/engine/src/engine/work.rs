@@ -27,6 +27,7 @@ impl Engine {
 
     /// Has the tables of `domain` compared from the start, as work of `dart`: the guest may have
     /// changed them since they were compared. Returns the domain.
+    #[inline]
     pub(super) fn ask(&mut self, dart: DartId, domain: DomainId) -> &mut Domain {
         self.tracker.restart(domain);
         self.dart_mut(dart).due.insert(domain);
@@ -119,23 +120,32 @@ impl Engine {
     }
 
     /// Ends the work on `domain`, whose shadow tables now agree with the guest's tables.
+    #[inline]
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
         let entry = self.domain_mut(domain);
         entry.pending = Pending::Nothing;
-        let (is_ending, mut asked_by) = (entry.is_ending, core::mem::take(&mut entry.asked_by));
+        let (is_ending, is_awaited) = (entry.is_ending, !entry.waiting.is_empty());
+        let mut asked_by = core::mem::take(&mut entry.asked_by);
         while let Some(dart) = DartId::new(asked_by.trailing_zeros() as usize) {
             asked_by &= asked_by - 1;
             self.dart_mut(dart).due.remove(domain);
         }
         if is_ending {
             budget.charge(END_BYTES);
-            self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
-            self.mapper.destroy_domain(host, domain);
-            let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
-            self.batches.push(ended.must("the domain exists").batch);
-        } else {
+            self.destroy(host, domain);
+        } else if is_awaited {
             self.attach_waiting(host, domain);
         }
+    }
+
+    /// Destroys `domain`, of whose tables nothing is mapped any more.
+    #[cold]
+    #[inline(never)]
+    fn destroy(&mut self, host: &mut impl Host, domain: DomainId) {
+        self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
+        self.mapper.destroy_domain(host, domain);
+        let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
+        self.batches.push(ended.must("the domain exists").batch);
     }
 }
 

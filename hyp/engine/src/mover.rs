@@ -5,7 +5,6 @@
 //! [`Mover::remap`].
 
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 use core::ops::Range;
 
 use bitfield_struct::bitfield;
@@ -129,36 +128,28 @@ impl CpuTrap {
 pub(crate) const NONE: u32 = u32::MAX;
 
 /// A range of guest RAM.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct RamRange {
     start: u32,
     pages: u32,
-    /// The index of the first page's state.
-    first: usize,
 }
 
 impl RamRange {
-    /// The index of the state of `frame`'s first page, if the range contains all its pages.
+    /// The place of `page` in the range, if `count` pages from it on are inside.
     #[inline]
-    fn frame_index(&self, frame: HostGranule) -> Option<usize> {
-        let offset = frame.page(0).0.wrapping_sub(self.start);
-        let is_inside = offset < self.pages && self.pages - offset >= SLOTS as u32;
-        is_inside.then(|| self.first + offset as usize)
-    }
-
-    /// The index of the state of `page`, if the page is in the range.
-    #[inline]
-    fn index(&self, page: Gfn) -> Option<usize> {
-        let offset = page.0.wrapping_sub(self.start);
-        (offset < self.pages).then(|| self.first + offset as usize)
+    fn offset(&self, page: u32, count: u32) -> Option<usize> {
+        let offset = page.wrapping_sub(self.start);
+        (offset < self.pages && self.pages - offset >= count).then_some(offset as usize)
     }
 }
 
 /// The states of all pages of guest RAM, and the list of broken pages.
 #[derive(Debug)]
 pub(crate) struct Mover {
-    /// Ranges of guest RAM, the largest first.
-    ranges: Vec<RamRange>,
+    /// The largest range of guest RAM, in which nearly all look-ups end. Its states come first.
+    largest: RamRange,
+    /// The others, in the order of their states.
+    others: Vec<RamRange>,
     states: Vec<PageState>,
     broken: Vec<Gfn>,
     is_flushed: bool,
@@ -169,14 +160,14 @@ impl Mover {
     /// Creates the states of `ram`, with all pages at home and not trapped. Up to `max_broken`
     /// pages can be broken at once.
     pub(crate) fn new(ram: &[Range<Gfn>], max_broken: usize) -> Self {
-        let mut ranges = Vec::with_capacity(ram.len());
-        let mut count = 0;
-        for range in ram {
-            let pages = range.end.0.saturating_sub(range.start.0);
-            ranges.push(RamRange { start: range.start.0, pages, first: count });
-            count += pages as usize;
-        }
-        ranges.sort_unstable_by_key(|range| Reverse(range.pages));
+        let mut others: Vec<_> = ram
+            .iter()
+            .map(|range| (range.start.0, range.end.0.saturating_sub(range.start.0)))
+            .map(|(start, pages)| RamRange { start, pages })
+            .collect();
+        let count = others.iter().map(|range| range.pages as usize).sum();
+        others.sort_unstable_by_key(|range| range.pages);
+        let largest = others.pop().unwrap_or_default();
         let state = PageState {
             away: 0,
             mappings: NONE,
@@ -187,7 +178,8 @@ impl Mover {
             flags: PageFlags::new(),
         };
         Self {
-            ranges,
+            largest,
+            others,
             states: alloc::vec![state; count],
             broken: Vec::with_capacity(max_broken),
             is_flushed: false,
@@ -200,26 +192,43 @@ impl Mover {
         bytes_of::<RamRange>(ranges) + bytes_of::<PageState>(pages) + bytes_of::<Gfn>(max_broken)
     }
 
-    /// The state of `page`, or `None` if it is not guest RAM.
-    pub(crate) fn get(&self, page: Gfn) -> Option<&PageState> {
-        for range in &self.ranges {
-            if let Some(index) = range.index(page) {
-                return self.states.get(index);
+    /// The index of the state of `page`, if `count` pages from it on are in one range of guest RAM.
+    #[inline]
+    fn index(&self, page: u32, count: u32) -> Option<usize> {
+        match self.largest.offset(page, count) {
+            Some(offset) => Some(offset),
+            None => self.index_in_others(page, count),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn index_in_others(&self, page: u32, count: u32) -> Option<usize> {
+        let mut first = self.largest.pages as usize;
+        for range in &self.others {
+            if let Some(offset) = range.offset(page, count) {
+                return Some(first + offset);
             }
+            first += range.pages as usize;
         }
         None
     }
 
+    /// The state of `page`, or `None` if it is not guest RAM.
+    pub(crate) fn get(&self, page: Gfn) -> Option<&PageState> {
+        self.states.get(self.index(page.0, 1)?)
+    }
+
     /// The states of the pages of `frame`, or `None` if they are not in one range of guest RAM.
     pub(crate) fn frame(&self, frame: HostGranule) -> Option<&[PageState; SLOTS]> {
-        let index = self.ranges.iter().find_map(|range| range.frame_index(frame))?;
+        let index = self.index(frame.page(0).0, SLOTS as u32)?;
         self.states.get(index..)?.first_chunk()
     }
 
     /// As [`Self::frame`], mutable.
     pub(crate) fn frame_mut(&mut self, frame: HostGranule) -> Option<&mut [PageState; SLOTS]> {
         self.version = self.version.wrapping_add(1);
-        let index = self.ranges.iter().find_map(|range| range.frame_index(frame))?;
+        let index = self.index(frame.page(0).0, SLOTS as u32)?;
         self.states.get_mut(index..)?.first_chunk_mut()
     }
 
@@ -231,12 +240,8 @@ impl Mover {
     /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
         self.version = self.version.wrapping_add(1);
-        for range in &self.ranges {
-            if let Some(index) = range.index(page) {
-                return self.states.get_mut(index);
-            }
-        }
-        None
+        let index = self.index(page.0, 1)?;
+        self.states.get_mut(index)
     }
 
     /// A number that changes whenever the state of a page may change.
@@ -449,5 +454,27 @@ impl Mover {
             self.remap(host);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_of_every_range_of_ram_has_a_state_of_its_own() {
+        let ram = [Gfn(8)..Gfn(11), Gfn(100)..Gfn(110), Gfn(40)..Gfn(44)];
+        let mover = Mover::new(&ram, 0);
+        let pages = ram.into_iter().flat_map(|range| range.start.0..range.end.0);
+        let mut found: Vec<_> = pages.filter_map(|page| mover.index(page, 1)).collect();
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..17), "17 pages");
+        for page in [0, 7, 11, 39, 44, 99, 110, u32::MAX] {
+            assert_eq!(mover.index(page, 1), None, "page {page}");
+        }
+        let frames = [(2, false), (10, true), (25, true), (26, true), (27, false)];
+        for (frame, is_inside) in frames {
+            assert_eq!(mover.frame(HostGranule(frame)).is_some(), is_inside, "frame {frame}");
+        }
     }
 }

@@ -127,12 +127,14 @@ impl Tracker {
             *next = first + SLOTS;
             let old = copy.get_mut(first..).and_then(<[u64]>::first_chunk_mut);
             let old: &mut [u64; SLOTS] = old.must("a table has 512 entries");
-            let mut new = [0; SLOTS];
-            for (slot, new) in new.iter_mut().enumerate() {
-                *new = host.load(from, first + slot);
+            // By words: arrays are compared byte by byte.
+            let (mut new, mut diff) = ([0; SLOTS], 0);
+            for ((new, old), index) in new.iter_mut().zip(&*old).zip(first..) {
+                *new = host.load(from, index);
+                diff |= *new ^ old;
             }
             // The guest may have changed the entries back since `first_change` read them.
-            if *old == new {
+            if diff == 0 {
                 continue;
             }
             is_changed = true;

@@ -47,9 +47,16 @@ impl GranuleMapper {
             return;
         }
         budget.charge(APPLY_BYTES);
-        self.remove(host, requester, domain, changes);
+        // Whole granules that are mapped had nothing mapped; those that are unmapped want nothing.
+        let removes = self.mapped_whole.len() != count;
+        let adds = self.unmapped_whole.len() != count;
+        if removes {
+            self.remove(host, requester, domain, changes);
+        }
         self.reclaim(host, changes.len(), budget);
-        self.add(host, requester, domain, changes);
+        if adds {
+            self.add(host, requester, domain, changes);
+        }
         if !self.to_migrate.is_empty() {
             let mut to_migrate = core::mem::take(&mut self.to_migrate);
             self.migrate(host, requester, domain);

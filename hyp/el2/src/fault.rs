@@ -23,6 +23,11 @@ pub enum Resume {
 
 /// A board's handling of accesses that stage 2 refuses. Called on any CPU, also concurrently.
 pub trait Platform: Sync {
+    /// Whether the guest may have RAM at guest-physical `address`. It chooses what is tried first:
+    /// an access that it misleads takes the long way.
+    fn may_be_memory(address: u64) -> bool
+    where
+        Self: Sized;
     /// The DART whose registers are at guest-physical `address`, and the offset in them, in bytes.
     /// Stage 2 does not map the registers of a DART that is emulated.
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)>;

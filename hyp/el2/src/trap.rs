@@ -68,7 +68,7 @@ pub unsafe fn on_exception<P: Platform>(
     match (platform.get(), RefusedAccess::of(syndrome)) {
         (Some(platform), Some(access)) if !cpu.is_stepping() => {
             // A permission fault leaves HPFAR_EL2 UNKNOWN, and is of a page of RAM.
-            if access.is_translation_fault && !guest::is_in_memory_span(page()) {
+            if access.is_translation_fault && !P::may_be_memory(page()) {
                 on_dart_register(*platform, cpu, frame)
             } else {
                 on_known_page(*platform, cpu, access.is_write, frame)

@@ -37,6 +37,8 @@ pub const CONTROL_BYTES: usize = WATCHES + MAX_WATCHES * WATCH_STRIDE;
 pub const MAX_SNAPSHOT_BYTES: u16 = PAGE_BYTES as u16;
 
 const GENERATION: usize = 0x00;
+/// The word of the trace's memory that changes with each setting.
+pub const GENERATION_WORD: usize = (CONTROL + GENERATION) / 8;
 const KINDS: usize = 0x08;
 const SNAPSHOT_BYTES: usize = 0x10;
 const CALLERS: usize = 0x18;
@@ -90,15 +92,16 @@ pub struct ControlReader {
 }
 
 impl ControlReader {
-    /// Whether anything was asked since the last [`Self::changed`]: one load.
+    /// Whether anything was asked since the last [`Self::changed`], if [`GENERATION_WORD`] of the
+    /// trace's memory is `generation` now.
     #[inline]
-    pub fn is_changed(&self, words: &impl Words) -> bool {
-        words.load((CONTROL + GENERATION) / 8) != self.generation
+    pub fn is_changed(&self, generation: u64) -> bool {
+        generation != self.generation
     }
 
     /// What was asked since the last call, with the number of the setting.
     pub fn changed(&mut self, words: &impl Words) -> Option<(u32, Control)> {
-        let generation = words.load((CONTROL + GENERATION) / 8);
+        let generation = words.load(GENERATION_WORD);
         if generation == self.generation { None } else { self.read(words, generation) }
     }
 
@@ -108,7 +111,7 @@ impl ControlReader {
             return None;
         }
         let control = Control::load(words);
-        if words.load((CONTROL + GENERATION) / 8) != generation {
+        if words.load(GENERATION_WORD) != generation {
             return None;
         }
         self.generation = generation;
@@ -119,15 +122,15 @@ impl ControlReader {
 impl Control {
     /// What the block holds now, if no write is under way.
     pub fn current(words: &impl Words) -> Option<Self> {
-        let generation = words.load((CONTROL + GENERATION) / 8);
+        let generation = words.load(GENERATION_WORD);
         let control = if generation == 0 { Self::default() } else { Self::load(words) };
-        let is_whole = generation & 1 == 0 && words.load((CONTROL + GENERATION) / 8) == generation;
+        let is_whole = generation & 1 == 0 && words.load(GENERATION_WORD) == generation;
         if is_whole { Some(control) } else { None }
     }
 
     /// Asks for this.
     pub fn publish(&self, words: &impl Words) {
-        let generation = words.load((CONTROL + GENERATION) / 8);
+        let generation = words.load(GENERATION_WORD);
         let set = |offset: usize, value| words.store((CONTROL + offset) / 8, value);
         set(GENERATION, generation | 1);
         set(KINDS, self.events.kinds());

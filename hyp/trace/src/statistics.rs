@@ -3,6 +3,7 @@
 //! Both are lists of a name and a number, declared once, here. The trace directory carries the
 //! names beside the numbers (see [`crate::directory`]), so that readers need no list of their own.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use oche_types::event::{Event, Placement, Refusal};
@@ -186,6 +187,16 @@ impl<'a> LiveStatistics<'a> {
                 self.set(place, self.get(place).wrapping_add(number));
             }
         });
+    }
+
+    /// Whether `mapped_now` is out of date after `event`.
+    #[inline(always)]
+    pub fn moves_gauge(event: &Event) -> bool {
+        let moves = Cell::new(false);
+        count(event, |place, _| {
+            moves.set(moves.get() || matches!(place, Place::maps | Place::unmaps));
+        });
+        moves.get()
     }
 
     /// Brings `mapped_now` up to date: once a trap, which spares each event the work.

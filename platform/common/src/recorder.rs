@@ -2,13 +2,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_el2::callers::MAX_FRAMES;
 use oche_el2::fault::TrapContext;
 use oche_el2::percpu;
-use oche_trace::control::{Control, ControlReader};
+use oche_trace::control::{Control, ControlReader, GENERATION_WORD};
 use oche_trace::directory::{DirectoryWriter, ENGINE_COUNTERS, Layout, Machine, cpu_counters};
 use oche_trace::ring::RingWriter;
 use oche_trace::snapshot::{self, Snapshots, Wanted};
@@ -59,12 +59,16 @@ pub struct Recorder {
     memory: &'static [AtomicU64],
     layout: Layout,
     rings: Vec<RingWriter>,
+    /// The number of the setting in the control block, if there is memory for a trace.
+    generation: Option<&'static AtomicU64>,
     asked: ControlReader,
     control: Control,
     takes_snapshots: bool,
     /// Whether every event is recorded and nothing else is requested.
     is_plain: bool,
     snapshots: Snapshots,
+    /// Whether the gauge among the counters is out of date.
+    moves_gauge: bool,
     /// Whether the last event passed the filter.
     is_admitted: bool,
     context: TrapContext,
@@ -106,6 +110,7 @@ impl Recorder {
         Self {
             statistics: LiveStatistics::new(counters.unwrap_or(&COUNTERS)),
             rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
+            generation: memory.get(GENERATION_WORD),
             memory,
             layout,
             ..Self::silent()
@@ -118,11 +123,13 @@ impl Recorder {
             memory: &[],
             layout: Layout::new(1, 0),
             rings: Vec::new(),
+            generation: None,
             asked: ControlReader::default(),
             control: Control::default(),
             takes_snapshots: false,
             is_plain: true,
             snapshots: Snapshots::default(),
+            moves_gauge: false,
             is_admitted: false,
             context: TrapContext::default(),
         }
@@ -158,7 +165,9 @@ impl Recorder {
     #[must_use]
     pub fn begin(&mut self, context: TrapContext) -> bool {
         self.context = context;
-        self.asked.is_changed(&self.memory) && self.apply_requests()
+        let generation =
+            self.generation.map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)));
+        self.asked.is_changed(generation) && self.apply_requests()
     }
 
     #[cold]
@@ -211,8 +220,11 @@ impl Recorder {
             return;
         }
         self.statistics.count(event);
+        self.moves_gauge |= LiveStatistics::moves_gauge(event);
         if !self.is_plain {
-            return self.record_as_asked(event);
+            // A copy, so that the event itself need not be in memory.
+            let copy = *event;
+            return self.record_as_asked(&copy);
         }
         if let Some(ring) = self.rings.get_mut(self.context.cpu) {
             ring.record(&self.memory, CNTPCT_EL0.get(), self.context.program_counter, event);
@@ -270,8 +282,12 @@ impl Recorder {
     }
 
     /// Ends a trap: brings the gauge among the counters up to date.
-    pub fn end(&self) {
-        self.statistics.balance();
+    #[inline]
+    pub fn end(&mut self) {
+        if self.moves_gauge {
+            self.moves_gauge = false;
+            self.statistics.balance();
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use oche_el2::{apple, image, mmio, panic};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree;
-use oche_m1::framebuffer::{self, BootScreen};
+use oche_m1::framebuffer::{self, BootScreen, DRAM};
 use oche_m1::ownership::Ownership;
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
@@ -31,8 +31,6 @@ use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
 use power::PowerDomains;
 
-/// Where DRAM begins. Source: m1n1 `src/kboot.c`; Asahi documentation `hw/soc/memmap.md`.
-const DRAM: u64 = 0x8_0000_0000;
 /// What the end of DRAM is a multiple of, in bytes: every M1 has 8 or 16 GiB.
 const DRAM_STEP: u64 = 1 << 30;
 
@@ -57,10 +55,10 @@ impl Board for M1Board {
     fn around_ram(ram: &RangeList) -> PhysRange {
         let end = ram.as_slice().iter().map(|range| range.end).max().unwrap_or(0);
         let start = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
-        if start < DRAM {
+        if start < DRAM.start {
             return PhysRange::default();
         }
-        PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
+        PhysRange { start: DRAM.start, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
     }
 
     /// Opens the screen: from here on it shows what is printed, also about an FDT that is refused.

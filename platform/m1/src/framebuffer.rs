@@ -65,7 +65,7 @@ const MAX_PIXELS: usize = 16384;
 const MAX_BYTES: u64 = 256 << 20;
 /// Where an M1's DRAM can be, with its framebuffer: 36 bits of address. Source: Asahi documentation
 /// `hw/soc/memmap.md`.
-const DRAM: PhysRange = PhysRange { start: 0x8_0000_0000, end: 0x10_0000_0000 };
+pub const DRAM: PhysRange = PhysRange { start: 0x8_0000_0000, end: 0x10_0000_0000 };
 /// The depth of `/chosen`, where the root's is 1.
 const CHOSEN_DEPTH: u32 = 2;
 

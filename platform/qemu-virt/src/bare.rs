@@ -35,6 +35,9 @@ use oche_types::range::PhysRange;
 
 use uart::Pl011;
 
+/// Where RAM begins, behind all devices but PCIe's second window. Source: QEMU 7.2
+/// `hw/arm/virt.c`, `VIRT_MEM`.
+const RAM: u64 = 0x4000_0000;
 /// The SMMU's registers, both 64 KiB pages. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`.
 const SMMU: PhysRange = PhysRange { start: 0x0905_0000, end: 0x0907_0000 };
 const SMMU_COMPATIBLE: &str = "arm,smmu-v3";
@@ -211,6 +214,11 @@ struct Virt {
 }
 
 impl Platform for Virt {
+    #[inline]
+    fn may_be_memory(address: u64) -> bool {
+        address >= RAM
+    }
+
     #[inline(always)]
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
         dart_at(address)

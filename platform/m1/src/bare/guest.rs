@@ -11,6 +11,7 @@ use oche_el2::trapped_page;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree::{DartNode, candidates};
+use oche_m1::framebuffer::DRAM;
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
 use oche_m1::windows::DartWindows;
 use oche_platform::emulated_darts::EmulatedDarts;
@@ -147,6 +148,11 @@ fn pass_through(
 }
 
 impl Platform for M1Platform {
+    #[inline]
+    fn may_be_memory(address: u64) -> bool {
+        DRAM.contains(address)
+    }
+
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
         self.windows.dart_at(address)
     }

@@ -71,7 +71,9 @@ pub trait Maintenance: Hardware {
 
     /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
     /// The instruction caches are invalidated as a whole, because the guest fetches from other
-    /// virtual addresses. Maintenance that the hardware does not need is left out.
+    /// virtual addresses: by line, `IC IVAU` reaches them only where `CTR_EL0.L1Ip` is PIPT. It is
+    /// VIPT on an M1, whose `CTR_EL0` is 0x8444_8004. Source: Arm ARM DDI 0487, "VIPT instruction
+    /// caches". Maintenance that the hardware does not need is left out.
     fn synchronize_instructions(&self, range: PhysRange) {
         // Cache maintenance does not wait for another CPU's stores that this one has observed, nor,
         // if nothing has to be cleaned (`CTR_EL0.IDC`), for its own. A DSB does.

@@ -16,6 +16,7 @@ use aarch64_cpu::registers::{
 use crate::firmware::fatal;
 use crate::registers::*;
 use crate::stage2::cacheability::Coherence;
+use crate::words::vectors;
 use crate::{apple, features, fiq, guest};
 
 /// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux
@@ -170,6 +171,7 @@ fn configure_floating_point() {
         let ezt0 = u64::from(id_field(smfr0, 56) != 0) << 30;
         SmcrEl2.write(0xf | fa64 | ezt0);
     }
+    vectors::permit(!has_sve && !has_sme);
 }
 
 fn configure_timers() {

@@ -26,6 +26,7 @@ mod storm;
 mod trapped;
 mod unprivileged;
 mod user;
+mod vectors;
 mod window;
 
 use board::Hidden;
@@ -93,6 +94,7 @@ fn run_cases(report: &mut CaseReport, hidden: Hidden) {
     trapped::run(report);
     aliases::run(report);
     migration::run(report);
+    vectors::run(report);
     unprivileged::run(report);
     races::run(report);
     debug::run(report);

@@ -28,12 +28,15 @@ const GUEST_SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 
 
 /// Checks that the entry code has set `HCR_EL2` on this CPU. E2H (34) must be set: it selects the
 /// VHE layout of every register below, the only one that an M1 has. TGE (27), which m1n1 leaves
-/// set, must be clear. Any other value is fatal.
+/// set, must be clear. Any other value is fatal. Notes whether EL2 may use vector registers, which
+/// the entry code lets it access.
 pub fn check_entry() {
     let value = HCR_EL2.get();
     if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
         fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
     }
+    let (has_sve, has_sme) = has_longer_vectors();
+    vectors::permit(!has_sve && !has_sme);
 }
 
 /// Checks that on this CPU Oche's copies of pages are coherent with RAM that the guest maps
@@ -153,9 +156,14 @@ fn configure_fine_traps() {
     }
 }
 
-fn configure_floating_point() {
+/// Whether this CPU has SVE, and SME: `ID_AA64PFR0_EL1.SVE`, `ID_AA64PFR1_EL1.SME`.
+fn has_longer_vectors() -> (bool, bool) {
     let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
-    let (has_sve, has_sme) = (id_field(pfr0, 32) != 0, id_field(pfr1, 24) != 0);
+    (id_field(pfr0, 32) != 0, id_field(pfr1, 24) != 0)
+}
+
+fn configure_floating_point() {
+    let (has_sve, has_sme) = has_longer_vectors();
     // FPEN 21:20, ZEN 17:16, SMEN 25:24: 0b11 traps nothing. TTA, TAM, TCPAC stay clear.
     CptrEl2.write(3 << 20 | if has_sve { 3 << 16 } else { 0 } | if has_sme { 3 << 24 } else { 0 });
     // ZCR_EL2 and SMCR_EL2 are accessible only after CPTR_EL2 allows it.
@@ -171,7 +179,6 @@ fn configure_floating_point() {
         let ezt0 = u64::from(id_field(smfr0, 56) != 0) << 30;
         SmcrEl2.write(0xf | fa64 | ezt0);
     }
-    vectors::permit(!has_sve && !has_sme);
 }
 
 fn configure_timers() {

@@ -106,6 +106,7 @@ global_asm!(
     .endm
 
     .global oche_equal_groups
+    .type   oche_equal_groups, %function
 oche_equal_groups:
     save_vectors
     mov     x3, x2
@@ -139,6 +140,7 @@ oche_equal_groups:
     ret
 
     .global oche_groups_of
+    .type   oche_groups_of, %function
 oche_groups_of:
     save_vectors
     dup     v4.2d, x1
@@ -169,6 +171,7 @@ oche_groups_of:
     ret
 
     .global oche_copy_groups
+    .type   oche_copy_groups, %function
 oche_copy_groups:
     save_vectors
 1:  subs    x2, x2, #8
@@ -190,6 +193,7 @@ oche_copy_groups:
     ret
 
     .global oche_fill_groups
+    .type   oche_fill_groups, %function
 oche_fill_groups:
     save_vectors
     dup     v0.2d, x1

@@ -8,7 +8,14 @@ use oche_types::range::{PhysRange, RangeList};
 /// [`prepare`]: crate::bare::prepare::prepare
 /// [`stage2`]: crate::bare::prepare::Prepared::stage2
 /// [`launch`]: crate::bare::prepare::Prepared::launch
-pub trait Board {
+///
+/// # Safety
+///
+/// Boot maps all of the machine for the guest except Oche's part of the RAM and the holes that the
+/// board's `main` passes. On a machine whose FDT contains [`Self::COMPATIBLE`], these holes contain
+/// the registers of every IOMMU that Oche programs, and [`Self::around_ram`] contains all memory
+/// beside RAM.
+pub unsafe trait Board {
     /// The board's name in the log and in the self-test.
     const NAME: &'static str;
     /// A `compatible` string that the FDT must contain.

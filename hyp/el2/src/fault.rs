@@ -1,4 +1,6 @@
 //! Stage-2 faults, and the trait through which a platform handles them.
+// UNSAFETY: the declaration of an unsafe trait; there is no unsafe block.
+#![expect(unsafe_code, reason = "isolation rests on what a platform does for the guest")]
 
 use oche_types::dart::stream::DartId;
 
@@ -22,7 +24,13 @@ pub enum Resume {
 }
 
 /// A board's handling of accesses that stage 2 refuses. Called on any CPU, also concurrently.
-pub trait Platform: Sync {
+///
+/// # Safety
+///
+/// The methods carry out what stage 2 has refused, at an address that the guest chose. They access
+/// only the guest's RAM, where the engine has placed it, registers that are emulated, and registers
+/// that are left to the guest: stage 2 does not protect Oche from these accesses.
+pub unsafe trait Platform: Sync {
     /// Whether the guest may have RAM at guest-physical `address`. It chooses what is tried first:
     /// an access that it misleads takes the long way.
     fn may_be_memory(address: u64) -> bool

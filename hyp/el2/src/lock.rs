@@ -12,7 +12,12 @@ use oche_types::MAX_CPUS;
 
 /// The byte that holds the state of a lock or a cell: an [`AtomicU8`], or a test's replacement that
 /// tries every order of events that the memory model allows.
-pub trait StateByte {
+///
+/// # Safety
+///
+/// Each method is what its text says, as one atomic access with at least the given ordering. Locks
+/// and cells lend out their contents by it: a byte that is weaker lends them to two CPUs at once.
+pub unsafe trait StateByte {
     /// How many turns of other CPUs a CPU waits for a lock before it reserves the next one. At
     /// least as many as there are other CPUs: see [`SpinLock`].
     const PATIENCE: u8 = MAX_CPUS as u8;
@@ -30,7 +35,8 @@ pub trait StateByte {
     fn wait(&self);
 }
 
-impl StateByte for AtomicU8 {
+// SAFETY: each method is the atomic's access of that name, with the ordering that is given.
+unsafe impl StateByte for AtomicU8 {
     #[inline]
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
         self.compare_exchange(current, new, success, Ordering::Relaxed).is_ok()
@@ -332,7 +338,8 @@ mod tests {
             const { RefCell::new((None, 0)) };
     }
 
-    impl StateByte for Loser {
+    // SAFETY: each access is the atomic's; `wait` accesses nothing of the byte's but by `try_lock`.
+    unsafe impl StateByte for Loser {
         fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
             self.0.exchange(current, new, success)
         }

@@ -35,7 +35,15 @@ use monitor::Monitors;
 
 /// What trapped pages need from a platform: the engine, and the view in which a page is opened for
 /// one CPU.
-pub trait TrappedPages {
+///
+/// # Safety
+///
+/// EL2 loads instructions of the guest from what [`Self::locate`] returns, and runs the guest on
+/// the tables that [`Self::begin_view`] returns: the one is guest RAM, and the others map for this
+/// CPU what the shared tables map and the opened page, nothing else. The other methods access only
+/// guest RAM and its copies.
+#[expect(unsafe_code, reason = "what EL2 reads for the guest, and what a CPU reaches, rests on it")]
+pub unsafe trait TrappedPages {
     /// See `Engine::access_trapped`. `pc` is recorded in the trace.
     fn access(&mut self, pc: u64, address: u64, kind: AccessKind) -> FaultDisposition;
     /// See `Engine::load_known`. `pc` is recorded in the trace.

@@ -252,7 +252,9 @@ impl<I: Iommu> EmulatedDarts<I> {
     }
 }
 
-impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
+// SAFETY: the engine locates no page but the guest's RAM, and accesses nothing but that and its
+// copies. Stage 2 fills the view from the shared tables, and opens a page where the engine has it.
+unsafe impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
     fn access(&mut self, program_counter: u64, address: u64, kind: AccessKind) -> FaultDisposition {
         self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, kind);

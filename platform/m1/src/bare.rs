@@ -40,7 +40,9 @@ oche_el2::handle_traps!(guest::M1Platform);
 /// The board's policy for boot.
 struct M1Board;
 
-impl Board for M1Board {
+// SAFETY: `main` passes the registers of every DART that the driver may take over as holes. DRAM
+// begins at `DRAM.start` and ends at a multiple of `DRAM_STEP`.
+unsafe impl Board for M1Board {
     const NAME: &'static str = "m1";
     /// What the root node of every M1 Mac's device tree is compatible with.
     const COMPATIBLE: &'static str = "apple,t8103";

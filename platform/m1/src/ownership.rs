@@ -116,7 +116,14 @@ pub enum TakeoverFailed {
 }
 
 /// What the policy asks of a DART driver.
-pub trait Takeover {
+///
+/// # Safety
+///
+/// A DART is locked and its streams translate just as [`Self::condition`] reports. Once
+/// [`Self::take_over`] has returned `Ok`, no device behind the DART reaches memory except through
+/// tables that the driver attaches later.
+#[expect(unsafe_code, reason = "what devices reach rests on the answers")]
+pub unsafe trait Takeover {
     /// The condition of `dart`, or `None` while it has no power or does not answer. Changes
     /// nothing.
     fn condition(&self, dart: DartId) -> Option<Condition>;

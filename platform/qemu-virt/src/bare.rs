@@ -54,7 +54,9 @@ oche_el2::handle_traps!(Virt);
 /// The board. Its firmware reserves no memory around RAM, so nothing needs a mapping in pages.
 struct QemuVirt;
 
-impl Board for QemuVirt {
+// SAFETY: `main` passes the registers of the SMMU, the machine's only IOMMU, as a hole, and the
+// machine has no memory beside RAM.
+unsafe impl Board for QemuVirt {
     const NAME: &'static str = "qemu-virt";
     const COMPATIBLE: &'static str = SMMU_COMPATIBLE;
     const INCOMPATIBLE: &'static str =
@@ -213,7 +215,9 @@ struct Virt {
     emulated_darts: SpinLock<EmulatedDarts<Smmu>>,
 }
 
-impl Platform for Virt {
+// SAFETY: the registers of DARTs and of the port are emulated, any other address is refused, and a
+// trapped page is accessed through the engine.
+unsafe impl Platform for Virt {
     #[inline]
     fn may_be_memory(address: u64) -> bool {
         address >= RAM

@@ -13,7 +13,9 @@ struct Bytes {
     traps_loads: bool,
 }
 
-impl TrappedPages for Bytes {
+#[expect(unsafe_code, reason = "a model of the engine")]
+// SAFETY: it has no page at a place and no view.
+unsafe impl TrappedPages for Bytes {
     fn access(&mut self, _pc: u64, _address: u64, _kind: AccessKind) -> FaultDisposition {
         FaultDisposition::Emulate(PAGE)
     }

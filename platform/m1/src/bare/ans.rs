@@ -172,7 +172,9 @@ impl<'a, I: Iommu> NvmeContext<'a, I> {
     }
 }
 
-impl<I: Iommu> NvmeHost for NvmeContext<'_, I> {
+// SAFETY: the engine moves each of the pages home and counts its pins, and moves none from there as
+// long as there are any.
+unsafe impl<I: Iommu> NvmeHost for NvmeContext<'_, I> {
     fn word(&mut self, address: u64) -> Option<u64> {
         self.emulated_darts.word(address)
     }

@@ -14,7 +14,14 @@ pub(super) const MAX_QUEUE_PAGES: usize = 8;
 pub(super) const PAGE: u64 = 4096;
 
 /// The machine below the controller.
-pub trait NvmeHost {
+///
+/// # Safety
+///
+/// No DART translates what the controller accesses. A page of the guest's RAM that [`Self::pin`]
+/// counts stays at home until it is unpinned: the controller would otherwise read and write what
+/// another page has there.
+#[expect(unsafe_code, reason = "what the controller reaches rests on the pins")]
+pub unsafe trait NvmeHost {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
     /// Brings each of `pages`, which differ, home and pins it there until it is unpinned as often.

@@ -31,7 +31,9 @@ struct Guest {
     releases: usize,
 }
 
-impl NvmeHost for Guest {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no controller accesses its memory.
+unsafe impl NvmeHost for Guest {
     fn word(&mut self, address: u64) -> Option<u64> {
         assert!(address.is_multiple_of(8), "{address:#x} is not aligned");
         self.loads += 1;

@@ -26,7 +26,9 @@ struct Model {
     released: Vec<(Gfn, u64)>,
 }
 
-impl NvmeHost for Model {
+#[expect(unsafe_code, reason = "a model of the machine")]
+// SAFETY: no controller accesses its memory.
+unsafe impl NvmeHost for Model {
     fn word(&mut self, address: u64) -> Option<u64> {
         let word = self.stale.get(&address).or_else(|| self.words.get(&address));
         (0x8_0000_0000..0x9_0000_0000).contains(&address).then(|| word.copied().unwrap_or(0))

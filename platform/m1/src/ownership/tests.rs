@@ -22,7 +22,9 @@ impl Driver {
     }
 }
 
-impl Takeover for Driver {
+#[expect(unsafe_code, reason = "a model of the driver")]
+// SAFETY: no device is behind it.
+unsafe impl Takeover for Driver {
     fn condition(&self, _: DartId) -> Option<Condition> {
         self.condition
     }

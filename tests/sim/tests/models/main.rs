@@ -77,7 +77,8 @@ impl<const PATIENCE: u8> Byte<PATIENCE> {
     }
 }
 
-impl<const PATIENCE: u8> StateByte for Byte<PATIENCE> {
+// SAFETY: the contents of a lock with a weaker byte are loom's cells, which report what it does.
+unsafe impl<const PATIENCE: u8> StateByte for Byte<PATIENCE> {
     const PATIENCE: u8 = PATIENCE;
 
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {

@@ -33,6 +33,8 @@ const LINE_BYTES: u64 = 64;
 
 /// Bytes of an SMMU's descriptor of a context. Source: Arm IHI 0070, 5.4 "Context Descriptor".
 const DESCRIPTOR_BYTES: u64 = 64;
+/// Bytes of code from an exclusive load to behind its store.
+const LONGEST_PAIR: u64 = 32;
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Cpu {
     completion: Option<u64>,
     table_store: Option<u64>,
     table_unsynchronized: Option<u64>,
+    /// The last exclusive store to a table, and the two fields above before it.
+    exclusive: Option<(u64, Option<u64>, Option<u64>)>,
     own_table_store: Option<u64>,
     own_table_unsynchronized: Option<u64>,
     tlbi: Option<(u64, Scope)>,
@@ -140,6 +144,9 @@ impl Cpu {
             let text = "a store to a table before DSB completes the IC";
             found = found.or(Some(Violation { rule: "instruction-cache", pc, earlier, text }));
         }
+        if is_table && kind == Access::Exclusive {
+            self.note_exclusive(pc, is_store);
+        }
         if is_store {
             found.or_else(|| self.store(settings, pc, address, is_shared, is_table))
         } else {
@@ -193,6 +200,19 @@ impl Cpu {
             return Some(Violation { rule: "store-before-command", pc, earlier, text });
         }
         found
+    }
+
+    /// An exclusive load or store of a table. A store that fails stores nothing, but shows as one.
+    /// Compiled code then goes back to the load of the pair, a few instructions before it.
+    fn note_exclusive(&mut self, pc: u64, is_store: bool) {
+        if is_store {
+            self.exclusive = Some((pc, self.table_store, self.table_unsynchronized));
+        } else if let Some((store, table_store, table_unsynchronized)) = self.exclusive.take()
+            && self.table_store == Some(store)
+            && (pc..pc + LONGEST_PAIR).contains(&store)
+        {
+            (self.table_store, self.table_unsynchronized) = (table_store, table_unsynchronized);
+        }
     }
 
     /// A store may have to be completed before a device or a table walk may see it.

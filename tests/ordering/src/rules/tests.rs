@@ -147,6 +147,25 @@ fn a_descriptor_becomes_valid_last() {
 }
 
 #[test]
+fn an_exclusive_store_to_a_table_that_failed_needs_no_completion() {
+    let (load, store) = (0x100, 0x10c);
+    let returns = |accesses: &[(u64, bool)]| {
+        let mut cpu = Cpu::default();
+        for (pc, is_store) in accesses {
+            assert!(cpu.access(&settings(), *pc, TABLE, *is_store, Access::Exclusive).is_none());
+        }
+        cpu.execute(0x200, I::Return).is_none()
+    };
+    assert!(returns(&[(load, false)]));
+    assert!(!returns(&[(load, false), (store, true)]));
+    assert!(returns(&[(load, false), (store, true), (load, false)]));
+    assert!(!returns(&[(load, false), (store, true), (load, false), (store, true)]));
+    // A store before it stays, and so does one that another pair follows.
+    assert!(!returns(&[(load - 4, true), (load, false), (store, true), (load, false)]));
+    assert!(!returns(&[(load, false), (store, true), (store + 4, false)]));
+}
+
+#[test]
 fn own_tables_are_complete_and_synchronized_before_they_are_used() {
     check("own-table-store", &[Store(OWN_TABLE), DSB_ISHST, ISB, Load(SHARED)], &[1, 2]);
 }

@@ -332,7 +332,8 @@ impl Mover {
         self.state_mut(page).flags.set_has_exclusives(has_exclusives);
     }
 
-    /// Sets which accesses are trapped after `page`, which is broken, is remapped.
+    /// Sets which accesses are trapped after `page`, which is broken, is remapped. Without a trap
+    /// it is forgotten whether CPUs use load-exclusive.
     pub(crate) fn set_trap(&mut self, page: Gfn, trap: CpuTrap) {
         let state = self.state_mut(page);
         invariant!(
@@ -340,6 +341,9 @@ impl Mover {
             "a trap changes only while its page is broken: {page:?}"
         );
         state.flags.set_trap(trap);
+        if trap == CpuTrap::None {
+            state.flags.set_has_exclusives(false);
+        }
     }
 
     /// The broken page with index `index`.
@@ -385,9 +389,14 @@ impl Mover {
         }
     }
 
+    /// Whether a page is broken that a CPU may still access through a TLB entry.
+    pub(crate) fn has_to_flush(&self) -> bool {
+        !self.broken.is_empty() && !self.is_flushed
+    }
+
     /// Makes sure that no CPU accesses a broken page through a TLB entry.
     pub(crate) fn flush_tlb(&mut self, stage2: &mut impl Stage2) {
-        if !self.broken.is_empty() && !self.is_flushed {
+        if self.has_to_flush() {
             stage2.flush_tlb();
             self.is_flushed = true;
         }

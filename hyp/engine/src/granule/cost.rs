@@ -18,7 +18,7 @@ use crate::mover::PageState;
 /// Cost of any change: comparing its entries and looking up the granule's state.
 const CHANGE_BYTES: usize = 1024;
 /// Cost of a page that is mapped or unmapped: checking the red zone, copying the page, filling the
-/// slot.
+/// slot. A page that stays where it is and whose trap is relaxed costs less.
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
 /// Cost of each copy of such a page, which is compared at the removal.
 const COPY_BYTES: usize = 6 * PAGE_BYTES;

@@ -53,8 +53,8 @@ impl GranuleMapper {
     }
 
     /// Remaps every broken page with the trap that it needs now. The trap of any other page may be
-    /// stricter than needed, but never weaker; [`Self::relax_trap`] corrects it when a CPU accesses
-    /// the page.
+    /// stricter than needed, but never weaker: [`Self::break_too_strict`] has it corrected in a
+    /// batch, and [`Self::relax_trap`] when a CPU accesses the page.
     pub(super) fn remap_pages(&mut self, host: &mut impl Host) {
         let mut index = 0;
         while let Some(page) = self.mover.broken(index) {
@@ -65,13 +65,29 @@ impl GranuleMapper {
         self.mover.remap(host);
     }
 
+    fn is_trap_too_strict(&self, page: Gfn) -> bool {
+        let trap = self.mover.trap(page);
+        trap != CpuTrap::None && self.needed_trap(page) < trap
+    }
+
+    /// Breaks each listed page whose trap is stricter than needed, so that [`Self::remap_pages`]
+    /// relaxes it, if the TLBs have to be flushed anyway. Otherwise the page keeps its trap until a
+    /// CPU accesses it, which may never happen.
+    pub(super) fn break_too_strict(&mut self, host: &mut impl Host) {
+        if !self.mover.has_to_flush() {
+            return;
+        }
+        for index in 0..self.listed.len() {
+            let page = *self.listed.get(index).must("no page leaves the list meanwhile");
+            if self.is_trap_too_strict(page) {
+                self.mover.break_page(host, page);
+            }
+        }
+    }
+
     /// Removes or weakens the trap of `page` if it is stricter than needed. Returns whether it was.
     pub(crate) fn relax_trap(&mut self, host: &mut impl Host, page: Gfn) -> bool {
-        let needed = self.needed_trap(page);
-        if needed == CpuTrap::None && self.mover.has_exclusives(page) {
-            self.mover.set_exclusives(page, false);
-        }
-        if needed >= self.mover.trap(page) {
+        if !self.is_trap_too_strict(page) {
             return false;
         }
         self.mover.break_page(host, page);

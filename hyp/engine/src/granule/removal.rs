@@ -195,15 +195,22 @@ impl<'a, H: Host> UnmapBatch<'a, H, Drained> {
 }
 
 impl<'a, H: Host> UnmapBatch<'a, H, Unlinked> {
-    /// Breaks every page that moves because it has lost a mapping.
+    /// Breaks every page that moves because it has lost a mapping. Pages whose trap has become
+    /// stricter than needed are relaxed together with them, which costs no invalidation of its own.
     pub fn break_pages(self) -> UnmapBatch<'a, H, Broken> {
+        let mut do_all_move = true;
         for index in 0..self.mapper.listed.len() {
             let Some(page) = self.mapper.listed.get(index).copied() else { break };
             // If stage 2 has no entry for a page at home, the page stays there, and its bounce
             // pages are not promoted.
             if self.mapper.has_to_move(page) && self.mapper.mover.prepare(self.host, page).is_ok() {
                 self.mapper.mover.break_page(self.host, page);
+            } else {
+                do_all_move = false;
             }
+        }
+        if !do_all_move {
+            self.mapper.break_too_strict(self.host);
         }
         self.mapper.mover.flush_tlb(self.host);
         self.then()

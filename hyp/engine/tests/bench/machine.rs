@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) comparisons: Cell<usize>,
     /// How often CPUs' translations of broken pages were flushed.
     pub(crate) flushes: usize,
+    /// How many pages were broken in stage 2.
+    pub(crate) breaks: usize,
     /// Called once by the next invalidation, while the hardware drains.
     pub(crate) during_drain: Option<fn(&mut Machine)>,
     /// Whether an entry can be limited to a run of slots.
@@ -268,6 +270,7 @@ unsafe impl Stage2 for Machine {
     }
 
     fn break_page(&mut self, page: Gfn) {
+        self.breaks += 1;
         let entry = self.stage2.insert(page, None);
         assert!(matches!(entry, Some(Some(_))), "{page:?} is broken unprepared or twice");
     }

@@ -131,6 +131,62 @@ fn c6_what_is_new_in_copies_counts_as_work() {
     assert!(new > equal, "{new} polls, and {equal} where nothing is new");
 }
 
+/// A pinned page stays at home, so that its only mapping is a copy.
+#[test]
+fn c6_the_copy_of_a_page_with_one_mapping_counts_as_work() {
+    let pages = 16;
+    let mut bench = Bench::new(128);
+    for index in 0..pages {
+        bench.engine.pin(&mut bench.machine, page(32 + index));
+        bench.set(4 * index, Some((page(32 + index), Permission::READ_WRITE)));
+    }
+    bench.flush(0, 0);
+    for index in 0..pages {
+        write_news(&mut bench, [4 * index, 4 * index]);
+        bench.set(4 * index, None);
+    }
+    // About as much as one such page is charged with.
+    let (words, _) = flush_in_slices(&mut bench, 64);
+
+    // What one of them costs, and beside it the comparison of the tables.
+    let bound = PAGES_PER_ALIAS * PAGE_WORDS * 2 + 2 * PAGE_WORDS;
+    assert!(words < bound, "{words} words in one trap, {bound} are the bound");
+}
+
+#[test]
+fn c6_traps_that_are_relaxed_with_pages_that_move_count_as_work() {
+    let granules = 32;
+    let mut bench = Bench::new(512);
+    for index in 0..granules {
+        // Two granules with a copy each of a page; in the second lies a page that moves home.
+        for iova in [4 * index, 4 * (granules + index)] {
+            bench.set(iova, Some((page(32 + index), Permission::READ_ONLY)));
+        }
+        bench.set(4 * (granules + index) + 1, Some((page(96 + index), Permission::READ_ONLY)));
+    }
+    bench.flush(0, 0);
+    for index in 0..granules {
+        bench.set(4 * (granules + index), None);
+        bench.set(4 * (granules + index) + 1, None);
+    }
+    let slice_pages = 256;
+    bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
+    bench.machine.breaks = 0;
+    bench.write(0, STREAM_SELECT, 1);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let mut breaks = vec![core::mem::take(&mut bench.machine.breaks)];
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+        breaks.push(core::mem::take(&mut bench.machine.breaks));
+    }
+    breaks.push(bench.machine.breaks);
+
+    // Of each granule one page with two copies and one with one, each copy six pages of work, and
+    // each page four; the last granule may exceed the slice.
+    let bound = 2 * (slice_pages / (3 * 6 + 2 * 4) + 1);
+    assert!(breaks.iter().all(|pages| *pages <= bound), "{breaks:?} pages, {bound} are the bound");
+    assert_eq!(breaks.iter().sum::<usize>(), 2 * granules as usize, "each is broken once");
+}
+
 #[test]
 fn c6_a_granule_that_costs_a_slice_is_not_changed_at_the_end_of_one() {
     // Two sets of four pages, each in as many granules as there may be.

@@ -2,6 +2,7 @@
 //! see.
 
 mod readers;
+mod relaxed;
 mod shapes;
 mod strict;
 mod watched;

@@ -6,10 +6,12 @@
 mod access;
 mod aliases;
 mod attacks;
+mod beside;
 mod board;
 mod calls;
 mod code;
 mod copied_page;
+mod counter;
 mod cpus;
 mod debug;
 mod edu;

@@ -1,5 +1,6 @@
 //! The other CPUs: each is started for one task and turns itself off behind it.
 
+use core::arch::asm;
 use core::mem;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
@@ -75,5 +76,16 @@ pub(super) fn wait_until_off(cpu: u64) -> Check {
 
 /// Waits for another CPU.
 pub(super) fn wait(is_done: impl Fn() -> bool) -> Check {
-    check((0..MAX_POLLS).any(|_| is_done()), "the other CPU did not do its part")
+    let poll = || {
+        let is_done = is_done();
+        yield_cpu();
+        is_done
+    };
+    check((0..MAX_POLLS).any(|_| poll()), "the other CPU did not do its part")
+}
+
+/// Lets other CPUs run: with `-icount` QEMU runs one at a time, and each for long.
+pub(super) fn yield_cpu() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack)) };
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::work::Floor;
 use crate::measure::parts::cost;
@@ -20,13 +20,30 @@ const EXITS: [(&str, &str); 9] = [
     ("store to a page with two copies that devices may write", "copies-written-store"),
 ];
 
+/// What is measured beside another DART, and whether it is while other CPUs use that.
+const BESIDE: [(&str, &str, bool); 3] = [
+    ("load of a DART's register", "load", true),
+    ("load of a DART's register that says whether it is busy", "busy", true),
+    ("a 4 KiB page mapped and unmapped", "map", false),
+];
+
+/// In how many polls the other DART must still be busy after the measurement.
+const MIN_POLLS: f64 = 2.0;
+/// How many times as much an access may cost beside another DART.
+const MAX_BESIDE: f64 = 1.01;
+
 /// The tables, each with the name of its place in the page.
 ///
 /// # Errors
 ///
-/// A cost was not measured.
+/// A cost was not measured, or [`beside`] fails.
 pub(super) fn marked(floor: &Floor) -> Result<Vec<(&'static str, String)>> {
-    Ok(vec![("exits", exits(floor)?), ("parts", parts(floor)), ("floor", cases(floor))])
+    Ok(vec![
+        ("exits", exits(floor)?),
+        ("beside", beside(floor)?),
+        ("parts", parts(floor)),
+        ("floor", cases(floor)),
+    ])
 }
 
 fn exits(floor: &Floor) -> Result<String> {
@@ -41,6 +58,40 @@ fn exits(floor: &Floor) -> Result<String> {
         table,
         "| of the load: to decode the access, to find the register and to read it | {access:.0} |"
     );
+    Ok(table)
+}
+
+/// What accesses to a DART cost beside another DART.
+///
+/// # Errors
+///
+/// A cost was not measured, the other DART had too little work left, or an access did some of it.
+fn beside(floor: &Floor) -> Result<String> {
+    let cost = |when: &str, name: &str| cost(&floor.costs, &format!("{when}-{name}"));
+    let mut table = String::from(
+        "| access | no other DART is used | another has work left | other CPUs use another |\n\
+         |---|---|---|---|\n",
+    );
+    for (title, name, is_used) in BESIDE {
+        let alone = cost("alone", name)?;
+        // Writing to a string does not fail.
+        let _ = write!(table, "| {title} | {alone:.0} |");
+        for (when, is_measured) in [("left", true), ("used", is_used)] {
+            if !is_measured {
+                table += " - |";
+                continue;
+            }
+            let other = cost(when, name)?;
+            ensure!(
+                other <= MAX_BESIDE * alone,
+                "{title}: {alone} instructions, and {other} beside another DART ({when})"
+            );
+            let _ = write!(table, " {other:.0} |");
+        }
+        table.push('\n');
+    }
+    let polls = cost("left", "polls")?;
+    ensure!(polls >= MIN_POLLS, "the other DART was busy in {polls} polls after the measurement");
     Ok(table)
 }
 
@@ -84,7 +135,7 @@ fn cases(floor: &Floor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EXITS, Floor, marked};
+    use super::{BESIDE, EXITS, Floor, marked};
     use crate::measure::compare::MapCost;
     use crate::measure::floor::work::tests::costs;
 
@@ -96,6 +147,19 @@ mod tests {
         assert!(marked(&floor(costs.clone())).is_err(), "exits were not measured");
         costs.extend(EXITS.map(|(_, name)| (name.to_owned(), 120.0)));
         costs.insert("hvc".to_owned(), 2.0);
+        for when in ["alone", "left", "used"] {
+            costs.extend(BESIDE.map(|(_, name, _)| (format!("{when}-{name}"), 200.0)));
+        }
+        costs.insert("left-polls".to_owned(), 2.0);
+        let with = |name: &str, cost| {
+            let mut costs = costs.clone();
+            costs.insert(name.to_owned(), cost);
+            floor(costs)
+        };
+        assert!(marked(&with("left-polls", 1.0)).is_err(), "too little was left");
+        for name in ["left-map", "left-load", "used-busy"] {
+            assert!(marked(&with(name, 203.0)).is_err(), "{name}");
+        }
         let tables = marked(&floor(costs)).unwrap();
         let page = std::fs::read_to_string(oche::workspace::root().join("docs/measurements.md"));
         let page = page.unwrap();
@@ -103,9 +167,10 @@ mod tests {
             let has = |mark: String| page.contains(&mark);
             assert!(has(format!("<!-- {name} -->")) && has(format!("<!-- end of {name} -->")));
         }
-        let [(_, exits), (_, parts), (_, cases)] = tables.try_into().unwrap();
+        let [(_, exits), (_, beside), (_, parts), (_, cases)] = tables.try_into().unwrap();
         assert!(exits.contains("| store to a DART's register | 120 |\n"), "{exits}");
         assert!(exits.ends_with("and to read it | 108 |\n"), "{exits}");
+        assert!(beside.contains("| load of a DART's register | 200 | 200 | 200 |\n"), "{beside}");
         assert!(parts.contains("| part | one | reused 16 KiB |\n|---|---|---|\n"), "{parts}");
         assert!(parts.contains("| exit from the guest | 2 | 12 |\n"), "{parts}");
         assert!(parts.contains("| copy of a page | 1000000 | - |\n"), "{parts}");

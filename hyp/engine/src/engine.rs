@@ -10,6 +10,7 @@ mod access;
 mod attach;
 mod domain_set;
 mod faults;
+mod stream_state;
 mod work;
 
 use alloc::vec::Vec;
@@ -25,11 +26,12 @@ use oche_types::{Invariant, invariant};
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::emulated_dart::{AccessError, Command, EmulatedDart};
 use crate::engine::domain_set::DomainSet;
+use crate::engine::stream_state::StreamState;
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::WatchedAccess;
 use crate::granule::{GranuleMapper, Isolation, Requester, blocks};
 use crate::heap::{HeapPart, bytes_of};
-use crate::host::{DomainId, Host};
+use crate::host::Host;
 use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
 
@@ -108,7 +110,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Dart {
     registers: EmulatedDart,
-    streams: [Attachment; STREAMS],
+    streams: [StreamState; STREAMS],
     /// The domains with work left that this DART asked for.
     due: DomainSet,
 }
@@ -118,15 +120,6 @@ impl Dart {
     fn is_busy(&self) -> bool {
         !self.due.is_empty()
     }
-}
-
-/// The domains that a stream is attached to and waits for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Attachment {
-    /// The domain that the hardware uses.
-    now: Option<DomainId>,
-    /// The domain that it will use once that domain's tables have been applied.
-    next: Option<DomainId>,
 }
 
 /// How a CPU accessed a page.
@@ -200,7 +193,7 @@ impl Engine {
         let domains = configuration.domains();
         let dart = || Dart {
             registers: EmulatedDart::new(),
-            streams: [Attachment::default(); STREAMS],
+            streams: [StreamState::default(); STREAMS],
             due: DomainSet::default(),
         };
         Self {
@@ -287,7 +280,7 @@ impl Engine {
         for stream in streams.iter() {
             if self.roots(dart, stream).is_none() {
                 self.block(host, dart, stream);
-            } else if self.attachment(dart, stream).now.is_none() {
+            } else if self.stream_mut(dart, stream).now().is_none() {
                 waking.insert(stream);
             }
         }

@@ -7,8 +7,9 @@ use oche_types::dart::registers::{TTBRS, Ttbr};
 use oche_types::dart::stream::{DartId, Members, StreamId, StreamSet};
 use oche_types::event::{Event, Place, Refusal};
 
+use crate::engine::stream_state::StreamState;
 use crate::engine::work::report_rejected;
-use crate::engine::{Attachment, Domain, Engine, Pending};
+use crate::engine::{Domain, Engine, Pending};
 use crate::granule::Requester;
 use crate::host::{DomainId, Host};
 
@@ -17,7 +18,7 @@ impl Engine {
         self.darts.get(dart.index()).must("the DART is the guest's").registers.roots(stream)
     }
 
-    pub(super) fn attachment(&mut self, dart: DartId, stream: StreamId) -> &mut Attachment {
+    pub(super) fn stream_mut(&mut self, dart: DartId, stream: StreamId) -> &mut StreamState {
         let dart = self.darts.get_mut(dart.index()).must("the DART is the guest's");
         dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
     }
@@ -37,12 +38,12 @@ impl Engine {
                 self.block(host, dart, stream);
                 continue;
             };
-            let attachment = *self.attachment(dart, stream);
+            let state = *self.stream_mut(dart, stream);
             // Mostly a stream stays attached to its domain.
             let is_kept = |domain: &DomainId| self.is_domain_of(*domain, &roots);
-            if let Some(domain) = attachment.now.filter(is_kept) {
+            if let Some(domain) = state.now().filter(is_kept) {
                 self.ask(dart, domain).requester = Requester { dart, stream };
-                if attachment.next.is_some() {
+                if state.next().is_some() {
                     self.cancel_attach(dart, stream);
                 }
             } else {
@@ -68,9 +69,9 @@ impl Engine {
             return;
         };
         self.ask(dart, domain).requester = requester;
-        if self.attachment(dart, stream).next != Some(domain) {
+        if self.stream_mut(dart, stream).next() != Some(domain) {
             self.cancel_attach(dart, stream);
-            self.attachment(dart, stream).next = Some(domain);
+            self.stream_mut(dart, stream).wait(domain);
             self.domain_mut(domain).waiting.insert(dart, stream);
         }
     }
@@ -141,14 +142,14 @@ impl Engine {
     #[inline(never)]
     pub(super) fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
         self.cancel_attach(dart, stream);
-        let Some(domain) = self.attachment(dart, stream).now.take() else { return };
+        let Some(domain) = self.stream_mut(dart, stream).block() else { return };
         host.block(dart, stream);
         host.event(Event::Attach { dart, stream, root: None });
         self.detach(dart, stream, domain);
     }
 
     fn cancel_attach(&mut self, dart: DartId, stream: StreamId) {
-        let Some(domain) = self.attachment(dart, stream).next.take() else { return };
+        let Some(domain) = self.stream_mut(dart, stream).cancel() else { return };
         self.domain_mut(domain).waiting.remove(dart, stream);
         self.reassign_requester(dart, stream, domain);
         self.end_if_unused(dart, domain);
@@ -204,9 +205,7 @@ impl Engine {
                     // again; the event gives the reason.
                     host.event(Event::InvalidateTimedOut { dart });
                 }
-                let attachment = self.attachment(dart, stream);
-                attachment.next = None;
-                if let Some(old) = attachment.now.replace(domain) {
+                if let Some(old) = self.stream_mut(dart, stream).attach(domain) {
                     self.detach(dart, stream, old);
                 }
             }

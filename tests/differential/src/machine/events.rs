@@ -124,7 +124,12 @@ impl<const C: bool> Machine<C> {
             Refusal::NotGuestMemory | Refusal::TableNotGuestMemory => !is_ram,
             Refusal::DeviceNotDirect => false,
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
-            Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_hostile,
+            // Or one flush maps it more often than is allowed: those leaves are not flushed yet.
+            Refusal::TooManyAliases => {
+                self.views.mappings(page) >= 4
+                    || self.views.is_unsettled(page)
+                    || self.guest.is_hostile
+            }
             Refusal::TooManyDomains => true,
             // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep
             // them equal.

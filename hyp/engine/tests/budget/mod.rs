@@ -196,7 +196,7 @@ fn c6_a_granule_that_costs_a_slice_is_not_changed_at_the_end_of_one() {
         Some((page, Permission::READ_WRITE))
     };
     // Unmaps the first granule of both sets, of which so many pages have changed.
-    let most_words = |changed: [u32; 2]| {
+    let max_words = |changed: [u32; 2]| {
         let mut bench = Bench::new(512);
         (0..first(2)).for_each(|iova| bench.set(iova, mapped(iova)));
         bench.flush(0, 0);
@@ -215,9 +215,9 @@ fn c6_a_granule_that_costs_a_slice_is_not_changed_at_the_end_of_one() {
         }
         most.max(bench.machine.words.take())
     };
-    let one = most_words([0, 4]);
+    let one = max_words([0, 4]);
     // What the first of them costs leaves a quarter of the slice.
-    let both = most_words([3, 4]);
+    let both = max_words([3, 4]);
     assert!(both <= one + one / 8, "{both} words in one trap, {one} if one granule costs them");
 }
 

@@ -16,7 +16,7 @@ use aarch64_cpu::registers::{
 use crate::firmware::fatal;
 use crate::registers::*;
 use crate::stage2::cacheability::Coherence;
-use crate::words::vectors;
+use crate::words::simd;
 use crate::{apple, features, fiq, guest};
 
 /// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux
@@ -36,7 +36,7 @@ pub fn check_entry() {
         fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
     }
     let (has_sve, has_sme) = has_longer_vectors();
-    vectors::permit(!has_sve && !has_sme);
+    simd::permit(!has_sve && !has_sme);
 }
 
 /// Checks that on this CPU Oche's copies of pages are coherent with RAM that the guest maps

@@ -2,7 +2,7 @@
 //! copied and filled.
 //!
 //! Each word is loaded or stored once, and no reference to it exists. Groups of words go through
-//! vector registers (`vectors`) on CPUs on which that is safe, and word by word (`portable`) on
+//! vector registers (`simd`) on CPUs on which that is safe, and word by word (`portable`) on
 //! others and in host tests.
 //!
 //! What a search finds is a hint: the word may have changed since. The self-test compares both ways
@@ -16,10 +16,10 @@ use oche_types::addr::PAGE_WORDS;
 use portable::GROUP;
 
 mod portable;
+#[cfg(target_os = "none")]
+pub mod simd;
 #[cfg(test)]
 mod tests;
-#[cfg(target_os = "none")]
-pub mod vectors;
 
 const PAGE_GROUPS: usize = PAGE_WORDS / GROUP;
 
@@ -143,9 +143,9 @@ pub unsafe fn copy_page(from: *const u64, to: *mut u64) {
 /// As for [`copy_page`].
 pub unsafe fn fill_page(to: *mut u64, value: u64) {
     #[cfg(target_os = "none")]
-    if vectors::are_free() {
+    if simd::are_free() {
         // SAFETY: the caller's promise; the groups are a page.
-        return unsafe { vectors::fill_groups(to, value, PAGE_GROUPS) };
+        return unsafe { simd::fill_groups(to, value, PAGE_GROUPS) };
     }
     // SAFETY: the same.
     unsafe { portable::fill_groups(to, value, PAGE_GROUPS) };
@@ -158,9 +158,9 @@ pub unsafe fn fill_page(to: *mut u64, value: u64) {
 /// As for [`first_difference`], with so many groups of words.
 unsafe fn equal_groups(one: *const u64, other: *const u64, groups: usize) -> usize {
     #[cfg(target_os = "none")]
-    if vectors::are_free() {
+    if simd::are_free() {
         // SAFETY: the caller's promise.
-        return unsafe { vectors::equal_groups(one, other, groups) };
+        return unsafe { simd::equal_groups(one, other, groups) };
     }
     // SAFETY: the same.
     unsafe { portable::equal_groups(one, other, groups) }
@@ -174,9 +174,9 @@ unsafe fn equal_groups(one: *const u64, other: *const u64, groups: usize) -> usi
 /// As for [`equal_groups`].
 unsafe fn groups_of(page: *const u64, value: u64, groups: usize) -> usize {
     #[cfg(target_os = "none")]
-    if vectors::are_free() {
+    if simd::are_free() {
         // SAFETY: the caller's promise.
-        return unsafe { vectors::groups_of(page, value, groups) };
+        return unsafe { simd::groups_of(page, value, groups) };
     }
     // SAFETY: the same.
     unsafe { portable::groups_of(page, value, groups) }
@@ -189,9 +189,9 @@ unsafe fn groups_of(page: *const u64, value: u64, groups: usize) -> usize {
 /// As for [`copy_page`], with those words alone.
 unsafe fn copy_groups(from: *const u64, to: *mut u64, groups: usize) {
     #[cfg(target_os = "none")]
-    if vectors::are_free() {
+    if simd::are_free() {
         // SAFETY: the caller's promise.
-        return unsafe { vectors::copy_groups(from, to, groups) };
+        return unsafe { simd::copy_groups(from, to, groups) };
     }
     // SAFETY: the same.
     unsafe { portable::copy_groups(from, to, groups) };

@@ -189,7 +189,11 @@ static int unmapped(struct board_dma *board)
 		return -EIO;
 	}
 	dma_unmap_single(board->device, to, PAGE_SIZE, DMA_FROM_DEVICE);
-	/* Behind the granule of anything that is mapped. */
+	/*
+	 * A DART keeps its first fault until its interrupt is handled. This access may fault or not, depending on what
+	 * is mapped beside it; 0x10000000 is behind the granule of anything that is mapped. Either may come first.
+	 */
+	dev_info(board->device, "refused at %pad or 0x10000000\n", &to);
 	copy(board, 0, board->ring_iova, to, PAGE_SIZE);
 	if (memchr_inv(page, 0, PAGE_SIZE))
 		error = -EPERM;

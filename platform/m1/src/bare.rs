@@ -3,77 +3,29 @@
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod ans;
-mod console;
 mod guest;
-mod hardware;
-mod port;
-mod power;
-mod selftest;
 mod watchdog;
 
 use alloc::boxed::Box;
 
-use oche_boot::bare::board::Board;
 use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::tree::Tree;
-use oche_el2::{apple, image, mmio, panic};
+use oche_el2::{apple, mmio, panic};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree;
-use oche_m1::framebuffer::{self, BootScreen, DRAM};
+use oche_m1::hw::board::M1Board;
+use oche_m1::hw::power::PowerDomains;
+use oche_m1::hw::{console, hardware, port, selftest};
 use oche_m1::ownership::Ownership;
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
-use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
-
-use power::PowerDomains;
-
-/// What the end of DRAM is a multiple of, in bytes: every M1 has 8 or 16 GiB.
-const DRAM_STEP: u64 = 1 << 30;
 
 oche_boot::entry!(main, "m1");
 oche_el2::handle_traps!(guest::M1Platform);
-
-/// The board's policy for boot.
-struct M1Board;
-
-// SAFETY: `main` passes the registers of every DART that the driver may take over as holes. DRAM
-// begins at `DRAM.start` and ends at a multiple of `DRAM_STEP`.
-unsafe impl Board for M1Board {
-    const NAME: &'static str = "m1";
-    /// What the root node of every M1 Mac's device tree is compatible with.
-    const COMPATIBLE: &'static str = "apple,t8103";
-    const INCOMPATIBLE: &'static str = "this is no M1: the FDT names no apple,t8103";
-    const RESERVES_IMAGE: bool = true;
-
-    fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
-        oche_m1::memory::engine_bytes(ram_bytes, pool_bytes)
-    }
-
-    /// DRAM from its first byte to its last: RAM, and firmware's carve-outs around it.
-    fn around_ram(ram: &RangeList) -> PhysRange {
-        let end = ram.as_slice().iter().map(|range| range.end).max().unwrap_or(0);
-        let start = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
-        if start < DRAM.start {
-            return PhysRange::default();
-        }
-        PhysRange { start: DRAM.start, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
-    }
-
-    /// Opens the screen: from here on it shows what is printed, also about an FDT that is refused.
-    fn on_fdt(blob: &[u8]) {
-        match framebuffer::find(blob) {
-            Some(BootScreen::Console(framebuffer)) => console::open_screen(framebuffer),
-            Some(BootScreen::Memory(memory)) if !memory.overlaps(&image::range()) => {
-                console::keep_screen(memory)
-            }
-            Some(BootScreen::Memory(_)) | None => {}
-        }
-    }
-}
 
 fn main(fdt: FdtAddress) -> ! {
     console::begin();

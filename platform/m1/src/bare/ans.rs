@@ -17,7 +17,7 @@ use oche_platform::emulated_darts::EmulatedDarts;
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
 
-use super::power::PowerDomains;
+use oche_m1::hw::power::PowerDomains;
 
 /// The controller, if there is one.
 pub(super) struct Controller {

@@ -22,7 +22,7 @@ use oche_types::event::Event;
 use oche_types::range::PhysRange;
 
 use super::ans::Controller;
-use super::hardware::MappedDarts;
+use oche_m1::hw::hardware::MappedDarts;
 
 /// Logs a line for each DART; returns the registers that the guest must not reach by itself.
 pub(super) fn report(

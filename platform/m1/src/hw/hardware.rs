@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
+use crate::darts::hardware::{BusError, Hardware};
+use crate::device_tree::{DartNode, candidates};
+use crate::power::Power;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::memory;
 use oche_el2::mmio;
-use oche_m1::darts::hardware::{BusError, Hardware};
-use oche_m1::device_tree::{DartNode, candidates};
-use oche_m1::power::Power;
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 
@@ -15,14 +15,14 @@ use super::power::PowerDomains;
 
 /// Registers that EL2 maps and stage 2 does not: only Oche accesses them.
 #[derive(Debug)]
-pub(super) struct MappedDarts {
+pub struct MappedDarts {
     /// By DART: its registers, and its power domains.
     darts: Vec<(u64, PowerDomains)>,
 }
 
 impl MappedDarts {
     /// Maps the registers of every DART that Oche may emulate. Accesses none.
-    pub(super) fn map(all: &[DartNode]) -> Self {
+    pub fn map(all: &[DartNode]) -> Self {
         let darts = candidates(all).map(|(_, dart)| {
             memory::map_registers(dart.registers);
             (dart.registers.start, PowerDomains::map(dart.power.clone()))

@@ -3,17 +3,17 @@
 use alloc::vec::Vec;
 use core::ptr;
 
+use crate::power::Power;
 use oche_boot::bare::memory;
-use oche_m1::power::Power;
 use oche_types::range::{PAGE, PhysRange};
 
 /// The registers of a device's power domains.
 #[derive(Debug)]
-pub(super) struct PowerDomains(Vec<u64>);
+pub struct PowerDomains(Vec<u64>);
 
 impl PowerDomains {
     /// Maps `registers`.
-    pub(super) fn map(registers: Vec<u64>) -> Self {
+    pub fn map(registers: Vec<u64>) -> Self {
         for register in &registers {
             memory::map_registers(PhysRange { start: *register, end: register + 4 }.grown_to(PAGE));
         }
@@ -21,7 +21,7 @@ impl PowerDomains {
     }
 
     /// Whether the device may be accessed now. The guest may change that at any moment.
-    pub(super) fn power(&self) -> Power {
+    pub fn power(&self) -> Power {
         Power::of_all(self.0.iter().map(|register| {
             // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.
             Power::from_register(unsafe { ptr::read_volatile(*register as *const u32) })

@@ -1,11 +1,11 @@
 //! The board's part of `oche.selftest`: measures idle DARTs, on a stream that no device uses.
 
+use crate::aic::PortLine;
+use crate::darts::{DartDriver, ROUNDS};
+use crate::device_tree::{DartNode, candidates};
+use crate::ownership::{Owner, Ownership};
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
-use oche_m1::aic::PortLine;
-use oche_m1::darts::{DartDriver, ROUNDS};
-use oche_m1::device_tree::{DartNode, candidates};
-use oche_m1::ownership::{Owner, Ownership};
 
 use super::hardware::MappedDarts;
 use super::port;
@@ -14,11 +14,7 @@ use super::port;
 const GRANULE_LOG2: u32 = 14;
 
 /// Prints some lines for each DART.
-pub(super) fn darts(
-    all: &[DartNode],
-    ownership: &mut Ownership,
-    darts: &mut DartDriver<MappedDarts>,
-) {
+pub fn darts(all: &[DartNode], ownership: &mut Ownership, darts: &mut DartDriver<MappedDarts>) {
     for (id, dart) in candidates(all) {
         let name = dart.name.as_str();
         let reason = match ownership.owner(darts, id) {
@@ -57,7 +53,7 @@ pub(super) fn darts(
 }
 
 /// Prints whether the interrupt controller has the line of the trace's port.
-pub(super) fn interrupt_controller(line: Option<&PortLine>) {
+pub fn interrupt_controller(line: Option<&PortLine>) {
     match line.map(port::lines) {
         Some((lines, is_one)) => print_line("aic.lines", lines, "INFO", Verdict::from(is_one)),
         None => print_line("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),

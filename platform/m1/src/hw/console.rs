@@ -3,19 +3,19 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::framebuffer::{Format, Framebuffer};
+use crate::power::Power;
+use crate::screen::{Pixels, Screen};
 use oche_boot::bare::memory;
 use oche_el2::console::{self, Console};
 use oche_el2::lock::{Once, SpinLock};
 use oche_el2::{mmio, panic, percpu};
-use oche_m1::framebuffer::{Format, Framebuffer};
-use oche_m1::power::Power;
-use oche_m1::screen::{Pixels, Screen};
 use oche_types::range::PhysRange;
 
 use super::power::PowerDomains;
 
 /// UART 0. Source: Linux `arch/arm64/boot/dts/apple/t8103.dtsi`, `serial0`.
-pub(super) const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
+pub const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
 /// Offset of `UTRSTAT`; bit 1: the transmit buffer is empty. Source: m1n1 `src/uart_regs.h`.
 const STATUS: u64 = 0x10;
 const TRANSMIT_EMPTY: u32 = 1 << 1;
@@ -49,26 +49,26 @@ struct Early {
 }
 
 /// Prints on the serial port from now on.
-pub(super) fn begin() {
+pub fn begin() {
     memory::map_registers(UART);
     console::set(&TeeConsole);
 }
 
 /// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot
 /// go on.
-pub(super) fn keep_screen(memory: PhysRange) {
+pub fn keep_screen(memory: PhysRange) {
     if memory::map_screen(memory).is_ok() {
         PLAIN.set(memory);
     }
 }
 
 /// Uses the serial port only while `domains` have power: the guest's driver of it may gate them.
-pub(super) fn watch_power(domains: PowerDomains) {
+pub fn watch_power(domains: PowerDomains) {
     POWER.set(domains);
 }
 
 /// Prints on the screen too, and repeats the earlier output there.
-pub(super) fn open_screen(framebuffer: Framebuffer) {
+pub fn open_screen(framebuffer: Framebuffer) {
     if memory::map_screen(framebuffer.memory).is_err() {
         return log::warn!("EL2 cannot map the framebuffer at {}", framebuffer.memory);
     }

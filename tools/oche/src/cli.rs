@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::pack::command::{InspectArguments, PackArguments};
+use crate::inspect::command::InspectArguments;
+use crate::pack::command::PackArguments;
 use crate::trace::command::TraceArguments;
 
 /// See what every device behind a DART may reach, since when, and by which code.
@@ -21,7 +22,7 @@ enum Command {
     Trace(TraceArguments),
     /// Pack Oche, a kernel, an initrd and options into one arm64 Image
     Pack(PackArguments),
-    /// List the contents of a packed image
+    /// List the contents of a packed image, or of m1n1's boot.bin
     Inspect(InspectArguments),
 }
 
@@ -38,7 +39,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Trace(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run().map(done),
-        Command::Inspect(arguments) => arguments.run().map(done),
+        Command::Inspect(arguments) => arguments.run(),
     };
     match result {
         Ok(code) => code,

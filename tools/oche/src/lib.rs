@@ -18,6 +18,7 @@ pub mod command;
 pub mod destination;
 pub mod el2;
 pub mod environment;
+pub mod inspect;
 pub mod output;
 pub mod pack;
 pub mod progress;

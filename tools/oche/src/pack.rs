@@ -20,7 +20,6 @@ use crate::pack::kernel_image::KernelImage;
 use crate::workspace;
 
 pub mod command;
-pub mod inspect;
 pub mod kernel_image;
 mod zboot;
 

@@ -1,4 +1,4 @@
-//! `oche pack` and `oche inspect`: their arguments and what they do.
+//! `oche pack`: its arguments and what it does.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{GuestFiles, image_of, inspect};
+use super::{GuestFiles, image_of};
 use crate::destination::refuse_input;
 use crate::el2;
+use crate::inspect::image;
 use crate::output::to_standard_output;
 use crate::progress::Progress;
 use crate::{environment, workspace};
@@ -42,13 +43,6 @@ pub struct PackArguments {
     /// Write the image to this file
     #[arg(long)]
     output: PathBuf,
-}
-
-/// List the contents of a packed image.
-#[derive(Debug, Args)]
-pub struct InspectArguments {
-    /// The image, compressed with gzip or not
-    file: PathBuf,
 }
 
 /// A machine that Oche runs on.
@@ -105,7 +99,7 @@ impl PackArguments {
             None => self.build()?,
         };
         let (image, _) = image_of(&oche, &guest)?;
-        let contents = inspect::contents(image.clone())?;
+        let contents = image::contents(image.clone())?;
         if contents.board != self.board.name() {
             bail!("{} is for {}, not for {}", oche.display(), contents.board, self.board.name());
         }
@@ -125,18 +119,6 @@ impl PackArguments {
         let oche = el2::build_package(toolchain, self.board.package(), &[], &step)?;
         step.done("");
         Ok(oche)
-    }
-}
-
-impl InspectArguments {
-    /// Prints what is inside.
-    ///
-    /// # Errors
-    ///
-    /// As [`inspect::inspect`].
-    pub fn run(&self) -> Result<()> {
-        let contents = inspect::inspect(&self.file)?;
-        to_standard_output(|out| write!(out, "{contents}"))
     }
 }
 

@@ -65,7 +65,13 @@ fn prepare(named: &DocumentCommand, folder: &Path) -> Result<Option<Command>> {
             make_files(&words, folder)?;
             cargo(&["run", "--quiet", "-p", "oche", "--"])
         }
-        (Program::Oche, ["pack" | "inspect", ..]) => cargo(&["run", "--quiet", "-p", "oche", "--"]),
+        (Program::Oche, ["pack", ..]) => cargo(&["run", "--quiet", "-p", "oche", "--"]),
+        (Program::Oche, ["inspect", rest @ ..]) => {
+            if rest.contains(&"boot.bin") {
+                make_boot_file(folder)?;
+            }
+            cargo(&["run", "--quiet", "-p", "oche", "--"])
+        }
         _ => return Ok(None),
     };
     runs.args(for_the_made_trace(&words)).current_dir(folder);
@@ -91,6 +97,20 @@ fn make_files(words: &[&str], folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a boot file, as the documents do, of the image that they packed before; m1n1 itself is
+/// nothing but what tells it.
+fn make_boot_file(folder: &Path) -> Result<()> {
+    let read =
+        |path: PathBuf| fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
+    let mut m1n1 = vec![0; 0x4000];
+    m1n1.splice(..18, *b"##m1n1_ver##v0.0.0");
+    m1n1.splice(0x3ff8.., *b"STACKBOT");
+    let tree = read(workspace::root().join("boot/tests/data/qemu-virt.dtb"))?;
+    let image = read(folder.join("oche.img.gz"))?;
+    let file = [m1n1, tree, image, b"chosen.oche.panic=reset\n".to_vec()].concat();
+    workspace::write_whole(&folder.join("boot.bin"), &file)
 }
 
 /// Runs a command, which must end well. Code 1 of `oche trace check` reports what the trace shows.

@@ -1,20 +1,19 @@
 //! The contents of a packed image, read the way Oche itself reads it.
 
 use std::fmt::{self, Write};
-use std::fs;
 use std::io::Read;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oche_boot::header;
 use oche_boot::identity;
 use oche_boot::payload::{self, Item};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::kernel_image::KernelImage;
+use crate::pack::kernel_image::KernelImage;
 
 /// The contents of a packed image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Contents {
     /// The board that its Oche is for.
     pub board: String,
@@ -35,7 +34,7 @@ pub struct Contents {
 }
 
 /// A guest kernel in an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackedKernel {
     /// Bytes of the file.
     pub bytes: u64,
@@ -53,15 +52,8 @@ pub struct PackedKernel {
 ///
 /// # Errors
 ///
-/// The file cannot be read, is no image of Oche's, or would be refused at boot.
-pub fn inspect(path: &Path) -> Result<Contents> {
-    let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    contents(file)
-        .with_context(|| format!("{} is not an image that `oche pack` wrote", path.display()))
-}
-
-/// The contents of a file's bytes, as [`inspect`].
-pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
+/// It is no image of Oche's, or one that would be refused at boot.
+pub fn contents(file: Vec<u8>) -> Result<Contents> {
     let image = if file.starts_with(&[0x1f, 0x8b]) { expand(&file)? } else { file };
     if image.get(header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4) != Some(&header::MAGIC) {
         bail!("it has no arm64 Image header");
@@ -124,7 +116,7 @@ impl PackedKernel {
 
 /// The version that Linux and U-Boot keep as text: from its first word to a line's end, at most 120
 /// bytes.
-fn banner(bytes: &[u8]) -> Option<String> {
+pub(super) fn banner(bytes: &[u8]) -> Option<String> {
     const BEGINNINGS: [&[u8]; 2] = [b"Linux version ", b"U-Boot 20"];
     let start = BEGINNINGS.iter().find_map(|begin| {
         bytes
@@ -144,7 +136,7 @@ fn expand(file: &[u8]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
+pub(super) fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         // Writing into a String cannot fail.
         let _ = write!(text, "{byte:02x}");

@@ -15,7 +15,7 @@ use oche::{el2, workspace};
 use crate::demo::parse_option;
 use crate::environment;
 use crate::guest::initramfs::{INIT_SHELL, Initramfs};
-use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::kernel::{self, KernelOptions};
 use crate::guest::module;
 use crate::guest::userland::Userland;
 use crate::qemu::{QemuMachine, Running, Serial, Wish};
@@ -25,8 +25,11 @@ use crate::qemu::{QemuMachine, Running, Serial, Wish};
 pub struct RunOptions {
     /// The guest's kernel, an uncompressed or gzip-compressed arm64 Image with 4 or 16 KiB pages.
     /// Without one: Debian's own, with its DART driver as a module.
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["kernel_series", "suite", "kernel_package"])]
     pub kernel: Option<PathBuf>,
+    /// The kernel, unless a file is named.
+    #[command(flatten)]
+    pub debian_kernel: KernelOptions,
     /// The guest's initrd. Without one: a busybox shell.
     #[arg(long, value_name = "CPIO", conflicts_with = "module")]
     pub initrd: Option<PathBuf>,
@@ -103,7 +106,7 @@ fn prepare(options: &RunOptions) -> Result<QemuMachine> {
     let (kernel, stock) = match &options.kernel {
         Some(kernel) => (kernel.clone(), None),
         None => {
-            let stock = kernel::fetch(&KernelChoice::stock(), &step)?;
+            let stock = kernel::fetch(&options.debian_kernel.choice(), &step)?;
             (stock.image.clone(), Some(stock))
         }
     };

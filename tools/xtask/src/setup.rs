@@ -6,19 +6,16 @@ use oche::el2;
 use oche::progress::Progress;
 
 use crate::environment;
-use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::kernel::{self, KernelOptions};
 use crate::guest::module;
 use crate::guest::userland::Userland;
 
 /// Options of `cargo xtask setup`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SetupOptions {
-    /// The suite of Debian that the kernel comes from, such as bookworm-backports.
-    #[arg(long, default_value = "bookworm")]
-    pub suite: String,
-    /// The kernel's package, such as linux-image-arm64-16k.
-    #[arg(long, default_value = "linux-image-arm64")]
-    pub package: String,
+    /// The kernel.
+    #[command(flatten)]
+    pub kernel: KernelOptions,
     /// Ask the archive for the newest kernel even if one is in the cache.
     #[arg(long)]
     pub refresh: bool,
@@ -43,7 +40,7 @@ pub fn main(options: &SetupOptions) -> Result<()> {
     let toolchain = environment::prepare(&step)?;
     step.done(&format!("Oche is built with {toolchain}"));
 
-    let choice = KernelChoice { suite: options.suite.clone(), package: options.package.clone() };
+    let choice = options.kernel.choice();
     let step = progress.step("Guest kernel");
     if options.refresh {
         kernel::refresh(&choice, &step)?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use oche::workspace;
 
 use super::disks::Sizes;
+use crate::guest::kernel::KernelOptions;
 
 /// The board that the demo runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,12 +54,9 @@ pub struct DemoOptions {
     /// Memory of the machine in MiB, Oche's part included.
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(768..=65536))]
     pub memory: u64,
-    /// The suite of Debian that the kernel comes from, such as bookworm-backports.
-    #[arg(long, default_value = "bookworm")]
-    pub suite: String,
-    /// The kernel's package.
-    #[arg(long, default_value = "linux-image-arm64")]
-    pub kernel_package: String,
+    /// The kernel.
+    #[command(flatten)]
+    pub kernel: KernelOptions,
     /// An option for Oche, NAME=VALUE, such as oche.pool=64M or oche.log=debug; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub option: Vec<String>,

@@ -10,7 +10,7 @@ use oche::{el2, workspace};
 use crate::demo::guest::{self, GuestMachine};
 use crate::demo::options::{DemoOptions, parse_option};
 use crate::environment;
-use crate::guest::kernel::{self, GuestKernel, KernelChoice};
+use crate::guest::kernel::{self, GuestKernel};
 use crate::guest::module::{self, DartModule};
 
 /// The parts of the boots, made once.
@@ -45,9 +45,7 @@ pub(super) fn prepare(options: &DemoOptions, progress: &Progress) -> Result<Prep
         .then(|| std::thread::spawn(move || el2::build(toolchain, features, &Step::silent())));
 
     let step = progress.step("Guest kernel");
-    let choice =
-        KernelChoice { suite: options.suite.clone(), package: options.kernel_package.clone() };
-    let kernel = kernel::fetch(&choice, &step)?;
+    let kernel = kernel::fetch(&options.kernel.choice(), &step)?;
     kernel.verify()?;
     step.done(&format!("{} {}, byte for byte the package's", kernel.package, kernel.version));
 

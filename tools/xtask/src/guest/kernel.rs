@@ -22,11 +22,74 @@ pub struct KernelChoice {
     pub package: String,
 }
 
+/// A kernel of Debian by its place among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum KernelSeries {
+    /// Debian 12's.
+    #[value(name = "6.1")]
+    Bookworm,
+    /// Debian 13's, the current stable release.
+    #[value(name = "6.12")]
+    Trixie,
+    /// The newest that Debian has, in sid.
+    Newest,
+}
+
+impl KernelSeries {
+    /// The suite that its package is in.
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Newest => "sid",
+        }
+    }
+}
+
+/// The kernel of a command, for `#[command(flatten)]`.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct KernelOptions {
+    /// Take this kernel of Debian's.
+    #[arg(long, value_enum, default_value_t = KernelSeries::Trixie, conflicts_with = "suite")]
+    pub kernel_series: KernelSeries,
+    /// Take the kernel from this suite of Debian, such as bookworm-backports.
+    #[arg(long)]
+    pub suite: Option<String>,
+    /// Take the kernel from this package, such as linux-image-arm64-16k.
+    #[arg(long, alias = "package", default_value = PACKAGE)]
+    pub kernel_package: String,
+}
+
+impl KernelOptions {
+    /// The kernel that they name.
+    #[must_use]
+    pub fn choice(&self) -> KernelChoice {
+        let suite = self.suite.clone().unwrap_or_else(|| self.kernel_series.suite().to_owned());
+        KernelChoice { suite, package: self.kernel_package.clone() }
+    }
+}
+
+/// The package that depends on the newest kernel of a suite with pages of 4 KiB.
+const PACKAGE: &str = "linux-image-arm64";
+
 impl KernelChoice {
-    /// Debian 12's own kernel: 6.1, 4 KiB pages, no DART driver.
+    /// The kernel of the current stable release: 6.12, 4 KiB pages, no DART driver.
     #[must_use]
     pub fn stock() -> Self {
-        Self { suite: "bookworm".to_owned(), package: "linux-image-arm64".to_owned() }
+        Self::series(KernelSeries::Trixie)
+    }
+
+    /// The kernel of the recorded figures: 6.1. Of another, the figures would differ without any
+    /// change of Oche.
+    #[must_use]
+    pub fn measured() -> Self {
+        Self::series(KernelSeries::Bookworm)
+    }
+
+    /// A kernel with 4 KiB pages.
+    #[must_use]
+    pub fn series(series: KernelSeries) -> Self {
+        Self { suite: series.suite().to_owned(), package: PACKAGE.to_owned() }
     }
 
     /// The folder that keeps this choice between runs.
@@ -113,15 +176,13 @@ pub fn fetch(choice: &KernelChoice, step: &Step) -> Result<GuestKernel> {
         return Ok(kept);
     }
     let package = resolve(&archive, &choice.package, step)?;
-    let debs = archive.download(std::slice::from_ref(&package), step)?;
-    let [deb] = debs.as_slice() else {
-        bail!("the archive gave {} files for one package", debs.len())
-    };
+    let debs =
+        archive.download(&[std::slice::from_ref(&package), &*parts(&package)].concat(), step)?;
     let root = folder.join("root");
     workspace::remove_folder(&root)?;
     step.detail(&format!("unpacking {}", package.name));
-    archive::unpack(std::slice::from_ref(deb), &root)?;
-    let kernel = describe(choice, &package, deb, &root)?;
+    archive::unpack(&debs, &root)?;
+    let kernel = describe(choice, &package, &debs, &root)?;
     kernel.verify()?;
     index_modules(&kernel)?;
     // Last, since its presence means that all of the above is done.
@@ -155,51 +216,82 @@ fn resolve(archive: &Archive, name: &str, step: &Step) -> Result<Package> {
     }
 }
 
+/// The packages that hold the kernel and its modules, where the package of the kernel's name has
+/// only dependencies, as since Linux 7: all of its own version.
+fn parts(package: &Package) -> Vec<Package> {
+    let release = package.name.strip_prefix("linux-image-").unwrap_or_default();
+    ["linux-binary", "linux-modules", "linux-base"]
+        .map(|part| format!("{part}-{release}"))
+        .into_iter()
+        .filter(|name| package.depends.contains(name))
+        .map(|name| Package { name, ..package.clone() })
+        .collect()
+}
+
 fn describe(
     choice: &KernelChoice,
     package: &Package,
-    deb: &Path,
+    debs: &[PathBuf],
     root: &Path,
 ) -> Result<GuestKernel> {
-    let boot = root.join("boot");
-    let name = fs::read_dir(&boot)
-        .with_context(|| format!("package {} has no /boot: is it a kernel?", package.name))?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .find(|name| name.starts_with("vmlinuz-"))
-        .with_context(|| format!("package {} has no kernel in /boot", package.name))?;
-    let image = boot.join(&name);
-    let release = name.trim_start_matches("vmlinuz-").to_owned();
+    let (image, release) = find_image(root)
+        .with_context(|| format!("package {} has no kernel: is it one?", package.name))?;
     let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
-    let package_bytes = fs::read(deb).with_context(|| format!("cannot read {}", deb.display()))?;
+    let name = image.strip_prefix(root).context("the kernel lies elsewhere")?;
+    let (deb, image_md5) = recorded_md5(debs, name)?;
+    let package_bytes = fs::read(&deb).with_context(|| format!("cannot read {}", deb.display()))?;
     Ok(GuestKernel {
         suite: choice.suite.clone(),
         package: package.name.clone(),
         version: package.version.clone(),
         release,
-        deb: deb.to_owned(),
         deb_sha256: hex(&Sha256::digest(&package_bytes)),
+        deb,
         root: root.to_owned(),
         image_sha256: hex(&Sha256::digest(&bytes)),
-        image_md5: recorded_md5(deb, &format!("boot/{name}"))?,
+        image_md5,
         image,
     })
 }
 
-/// The MD5 that a package records for one of its files.
-fn recorded_md5(deb: &Path, file: &str) -> Result<String> {
-    let control = Command::new("dpkg-deb")
-        .args(["--info"])
-        .arg(deb)
-        .arg("md5sums")
-        .output()
-        .context("cannot start dpkg-deb: is this Debian?")?;
-    let text = String::from_utf8_lossy(&control.stdout);
-    text.lines()
-        .filter_map(|line| line.split_once("  "))
-        .find(|(_, path)| path.trim() == file)
-        .map(|(sum, _)| sum.to_owned())
-        .with_context(|| format!("{} records no checksum for {file}", deb.display()))
+/// The kernel below `root` and its release: `boot/vmlinuz-RELEASE`, or
+/// `usr/lib/modules/RELEASE/vmlinuz` as since Linux 7.
+fn find_image(root: &Path) -> Option<(PathBuf, String)> {
+    let names = |folder: &str| {
+        let entries = fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let in_boot = names("boot").find_map(|name| {
+        let release = name.strip_prefix("vmlinuz-")?.to_owned();
+        Some((root.join("boot").join(&name), release))
+    });
+    in_boot.or_else(|| {
+        let folder = root.join("usr/lib/modules");
+        names("usr/lib/modules")
+            .map(|release| (folder.join(&release).join("vmlinuz"), release))
+            .find(|(image, _)| image.is_file())
+    })
+}
+
+/// The package that has a file, and the MD5 that it records for it.
+fn recorded_md5(debs: &[PathBuf], file: &Path) -> Result<(PathBuf, String)> {
+    for deb in debs {
+        let control = Command::new("dpkg-deb")
+            .args(["--info"])
+            .arg(deb)
+            .arg("md5sums")
+            .output()
+            .context("cannot start dpkg-deb: is this Debian?")?;
+        let text = String::from_utf8_lossy(&control.stdout);
+        let recorded = text
+            .lines()
+            .filter_map(|line| line.split_once("  "))
+            .find(|(_, path)| Path::new(path.trim()) == file);
+        if let Some((sum, _)) = recorded {
+            return Ok((deb.clone(), sum.to_owned()));
+        }
+    }
+    bail!("no package of the kernel records a checksum for {}", file.display())
 }
 
 /// Writes the indexes that the distribution's own installer would write, `modules.dep` above all.
@@ -224,4 +316,81 @@ fn index_modules(kernel: &GuestKernel) -> Result<()> {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::{KernelChoice, KernelOptions, KernelSeries, find_image, parts};
+    use crate::guest::archive::Package;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        options: KernelOptions,
+    }
+
+    fn choice(words: &[&str]) -> KernelChoice {
+        Alone::parse_from([&["demo"], words].concat()).options.choice()
+    }
+
+    #[test]
+    fn without_a_word_the_kernel_is_the_stable_releases() {
+        assert_eq!(choice(&[]), KernelChoice::stock());
+        assert_eq!(choice(&[]).suite, "trixie");
+        assert_eq!(choice(&["--kernel-series", "6.1"]), KernelChoice::measured());
+        assert_eq!(choice(&["--kernel-series", "newest"]).suite, "sid");
+        let other =
+            choice(&["--suite", "bookworm-backports", "--package", "linux-image-arm64-16k"]);
+        assert_eq!(
+            (other.suite.as_str(), other.package.as_str()),
+            ("bookworm-backports", "linux-image-arm64-16k")
+        );
+        assert!(
+            Alone::try_parse_from(["demo", "--suite", "sid", "--kernel-series", "6.1"]).is_err()
+        );
+        assert_eq!(KernelChoice::series(KernelSeries::Trixie), KernelChoice::stock());
+    }
+
+    #[test]
+    fn a_kernel_in_parts_is_fetched_whole_and_of_one_version() {
+        let mut package = Package {
+            name: "linux-image-7.2.13+deb14-arm64".into(),
+            version: "7.2.13-1".into(),
+            architecture: "arm64".into(),
+            depends: ["dracut", "linux-base-7.2.13+deb14-arm64", "linux-binary-7.2.13+deb14-arm64"]
+                .map(str::to_owned)
+                .to_vec(),
+        };
+        let found = parts(&package);
+        let names: Vec<_> = found.iter().map(Package::specification).collect();
+        assert_eq!(
+            names,
+            [
+                "linux-binary-7.2.13+deb14-arm64:arm64=7.2.13-1",
+                "linux-base-7.2.13+deb14-arm64:arm64=7.2.13-1"
+            ]
+        );
+        package.depends = vec!["linux-base".into()];
+        assert!(parts(&package).is_empty(), "linux-base alone is another package");
+    }
+
+    #[test]
+    fn the_kernel_is_found_where_either_kind_of_package_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(find_image(root.path()), None);
+        let (old, new) = (root.path().join("boot"), root.path().join("usr/lib/modules/7.2-arm64"));
+        fs::create_dir_all(&new).unwrap();
+        fs::write(new.join("vmlinuz"), "new").unwrap();
+        assert_eq!(find_image(root.path()), Some((new.join("vmlinuz"), "7.2-arm64".into())));
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("vmlinuz-6.1-arm64"), "old").unwrap();
+        assert_eq!(
+            find_image(root.path()),
+            Some((old.join("vmlinuz-6.1-arm64"), "6.1-arm64".into()))
+        );
+    }
 }

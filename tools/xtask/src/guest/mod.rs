@@ -2,10 +2,12 @@
 //! initramfs.
 
 pub mod archive;
+mod headers;
 pub mod initramfs;
 pub mod kernel;
 pub mod module;
 pub mod modules;
 pub(crate) mod program;
 pub mod sources;
+mod toolchain;
 pub mod userland;

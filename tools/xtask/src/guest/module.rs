@@ -7,15 +7,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use oche::progress::Step;
-use oche::{command, workspace};
+use oche::workspace;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::{self, Archive, Package};
+use super::headers::Headers;
 use super::kernel::{GuestKernel, hex};
 
 /// The distribution's files that are compiled, in `drivers/iommu/`.
@@ -77,14 +77,14 @@ pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
         );
     }
     let archive = Archive::open(&kernel.suite)?;
-    let headers = unpack_headers(&archive, kernel, &folder, step)?;
+    let headers = Headers::unpack(&archive, kernel, &folder, step)?;
     let sources = folder.join("build");
     let source_package = extract_sources(&archive, kernel, &sources, step)?;
     for (name, text) in GLUE {
         workspace::write_whole(&sources.join(name), text.as_bytes())?;
     }
     step.detail(&format!("compiling the DART driver for {}", kernel.release));
-    compile(&headers, &sources)?;
+    headers.compile(&sources)?;
     let digests =
         DRIVER_SOURCES.iter().map(|name| Ok(((*name).to_owned(), digest_of(&sources.join(name))?)));
     let module = DartModule {
@@ -114,9 +114,9 @@ pub fn build_own(
     build(kernel, step)?;
     let folder = kernel.folder().join("dart");
     let _lock = workspace::FolderLock::wait(&folder)?;
-    let headers = match kept_headers(&folder) {
+    let headers = match Headers::kept(kernel, &folder, step)? {
         Some(headers) => headers,
-        None => unpack_headers(&Archive::open(&kernel.suite)?, kernel, &folder, step)?,
+        None => Headers::unpack(&Archive::open(&kernel.suite)?, kernel, &folder, step)?,
     };
     let into = folder.join(module.trim_end_matches(".ko"));
     workspace::create_folder(&into)?;
@@ -124,19 +124,8 @@ pub fn build_own(
         workspace::write_whole(&into.join(name), text.as_bytes())?;
     }
     step.detail(&format!("compiling {module} for {}", kernel.release));
-    compile(&headers, &into)?;
+    headers.compile(&into)?;
     Ok(into.join(module))
-}
-
-/// The headers that [`unpack_headers`] left.
-fn kept_headers(folder: &Path) -> Option<Headers> {
-    let names =
-        fs::read_dir(folder.join("headers/usr/src")).ok()?.flatten().map(|entry| entry.path());
-    let (common, flavours): (Vec<_>, Vec<_>) = names
-        .filter(|path| path.to_string_lossy().contains("/linux-headers-"))
-        .partition(|path| path.to_string_lossy().ends_with("-common"));
-    let makefile = common.into_iter().next()?.join("Makefile");
-    Some(Headers { flavour: flavours.into_iter().next()?, makefile })
 }
 
 fn kept(folder: &Path) -> Option<DartModule> {
@@ -146,54 +135,6 @@ fn kept(folder: &Path) -> Option<DartModule> {
         && module.path.starts_with(folder)
         && module.glue_sha256 == glue_digest();
     is_whole.then_some(module)
-}
-
-/// The unpacked headers of a kernel.
-struct Headers {
-    /// The folder of the flavour, with the kernel's configuration.
-    flavour: PathBuf,
-    /// The makefile that all flavours share.
-    makefile: PathBuf,
-}
-
-fn unpack_headers(
-    archive: &Archive,
-    kernel: &GuestKernel,
-    folder: &Path,
-    step: &Step,
-) -> Result<Headers> {
-    let name =
-        kernel.package.trim_end_matches("-unsigned").replacen("linux-image-", "linux-headers-", 1);
-    let flavour = archive.package(&name, "arm64", step)?;
-    let need = |prefix: &str, suffix: &str| {
-        flavour
-            .depends
-            .iter()
-            .find(|name| name.starts_with(prefix) && name.ends_with(suffix))
-            .cloned()
-            .with_context(|| format!("package {name} names no {prefix}*{suffix}"))
-    };
-    let common = need("linux-headers-", "-common")?;
-    let build_tools = need("linux-kbuild-", "")?;
-    // All from the kernel's own version: the archive may meanwhile have a newer one.
-    let of_kernel = |name: &str, architecture: &str| Package {
-        name: name.to_owned(),
-        version: kernel.version.clone(),
-        architecture: architecture.to_owned(),
-        depends: Vec::new(),
-    };
-    let packages = [
-        of_kernel(&name, "arm64"),
-        of_kernel(&common, "all"),
-        of_kernel(&build_tools, host_architecture()),
-    ];
-    let debs = archive.download(&packages, step)?;
-    let root = folder.join("headers");
-    workspace::remove_folder(&root)?;
-    step.detail("unpacking the kernel's headers");
-    archive::unpack(&debs, &root)?;
-    let sources = root.join("usr/src");
-    Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
 }
 
 /// Copies the driver's sources out of the distribution's source package, and returns the package's
@@ -266,41 +207,6 @@ fn unpack_sources(
         }
     }
     Ok((folder, package))
-}
-
-fn compile(headers: &Headers, sources: &Path) -> Result<()> {
-    let mut make = Command::new("make");
-    make.arg("-C").arg(&headers.flavour).arg("-f").arg(&headers.makefile);
-    make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"]);
-    // Type information for the kernel's tracer would need one more tool, and no one traces this
-    // module.
-    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
-    make.arg(format!("M={}", sources.display())).arg("modules");
-    // What the caller's make or packaging tools left in the environment must not reach the kernel's
-    // build.
-    for name in [
-        "MAKEFLAGS",
-        "MFLAGS",
-        "KCFLAGS",
-        "KBUILD_OUTPUT",
-        "DEB_BUILD_ARCH",
-        "DEB_HOST_ARCH",
-        "O",
-        "V",
-        "M",
-    ] {
-        make.env_remove(name);
-    }
-    make.env("LC_ALL", "C");
-    command::run(&mut make, "compiling a module of the kernel")
-}
-
-/// The architecture of Debian's packages for the machine this runs on.
-fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "aarch64" => "arm64",
-        _ => "amd64",
-    }
 }
 
 fn digest_of(path: &Path) -> Result<String> {

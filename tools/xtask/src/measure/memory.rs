@@ -110,7 +110,7 @@ fn boot(oche: &Path, gib: u64, step: &Step) -> Result<Boot> {
     step.detail(&format!("booting with {gib} GiB"));
     let folder = workspace::target().join("measure/memory");
     workspace::create_folder(&folder)?;
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?.image;
+    let kernel = kernel::fetch(&KernelChoice::measured(), step)?.image;
     let kernel_bytes = fs::metadata(&kernel)?.len();
     let packed = folder.join("oche.img");
     pack::pack(oche, &GuestFiles { kernel, initrd: None, options: Vec::new() }, &packed)?;

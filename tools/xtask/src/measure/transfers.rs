@@ -62,7 +62,7 @@ impl TransferGuest {
         let folder = workspace::target().join("measure").join(folder);
         workspace::create_folder(&folder)?;
         let oche = el2::build(toolchain, &[], step)?;
-        let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+        let kernel = kernel::fetch(&KernelChoice::measured(), step)?;
         let module = module::build(&kernel, step)?;
         let initrd = folder.join("initrd.cpio");
         guest::initramfs(&kernel, &module, &folder, step)?.write(&initrd)?;

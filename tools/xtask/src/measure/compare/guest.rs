@@ -57,7 +57,7 @@ pub(super) fn prepare(cases: &[MapCase], step: &Step) -> Result<(Toolchain, Comp
     let folder = workspace::target().join("measure/compare");
     workspace::create_folder(&folder)?;
     let oche = el2::build(toolchain, &[], step)?;
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+    let kernel = kernel::fetch(&KernelChoice::measured(), step)?;
     let initrd = folder.join("initrd.cpio");
     pack_initrd(&kernel, cases, &folder, step)?.write(&initrd)?;
     Ok((toolchain, CompareGuest { folder, oche, kernel, initrd }))

@@ -15,23 +15,23 @@ use super::mac::{DARTS, FDT, FDT_BYTES, Mac, STUB};
 use super::memory::BoardMemory;
 use super::power::SimulatedPowerDomain;
 use super::process::{Socket, end, lines_of, spawn};
+use super::serial::{self, SerialPort};
 use super::{linux, nvme, tables, tree};
 
 /// Where DRAM begins.
 const DRAM: u64 = 0x8_0000_0000;
-/// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
-const UART_STATUS: u64 = 0x2_3520_0010;
-const UART_TRANSMIT: u64 = 0x2_3520_0020;
-/// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
-const UART_POWER: u64 = 0x2_3b70_0270;
 /// The interrupt controller's `INFO`, with the number of its lines. Source: Asahi documentation
 /// `hw/soc/aic.md`.
 const AIC_INFO: u64 = 0x2_3b10_0004;
 const AIC_LINES: u32 = 896;
-/// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1
-/// `src/wdt.c`.
+/// Watchdog 1: the value of its counter at which it resets the machine, and its control register
+/// with the bit that has it do so. Source: m1n1 `src/wdt.c`; Linux `drivers/watchdog/apple_wdt.c`.
+const WATCHDOG_ALARM: u64 = 0x2_3d2b_0014;
 const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
+/// Its counter does not run here. Software that wants a reset has it due within a second of 24 MHz;
+/// software that guards itself is given longer and counts as alive.
+const WATCHDOG_SOON: u32 = 24_000_000;
 /// How long a board without a kernel of its own may access no device before it counts as hung.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes at the start of each 2 MiB of memory that are not cleared.
@@ -114,7 +114,7 @@ pub struct SimulatedBoard {
     /// The power domains that DARTs are in, each with the numbers of its DARTs.
     domains: Vec<(SimulatedPowerDomain, Vec<usize>)>,
     nvme: nvme::Nvme,
-    line: Vec<u8>,
+    port: SerialPort,
     /// Lines of QEMU's own serial port, if the board has it.
     serial: Option<Receiver<String>>,
     /// DRAM below the image, and CTRR's part of it.
@@ -162,6 +162,7 @@ impl SimulatedBoard {
             }
         };
         memory.forget_name();
+        let port = SerialPort::new(&memory, &mac.typed);
         let mut board = Self {
             memory,
             debugger,
@@ -174,7 +175,7 @@ impl SimulatedBoard {
             darts,
             domains,
             nvme: nvme::Nvme::default(),
-            line: Vec::new(),
+            port,
             serial,
             by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
             tables: Tables::Early,
@@ -186,7 +187,10 @@ impl SimulatedBoard {
 
     /// Has the machine stop at every register that this process models.
     fn watch_registers(&mut self) -> Result<()> {
-        self.debugger.watch(UART_TRANSMIT, 4)?;
+        self.debugger.watch(serial::TRANSMIT, 4)?;
+        if self.port.is_typed_on() {
+            self.debugger.watch_loads((serial::RECEIVE, 4), true)?;
+        }
         self.debugger.watch(WATCHDOG_CONTROL, 4)?;
         for (address, bytes) in nvme::Nvme::watches() {
             self.debugger.watch(address, bytes)?;
@@ -276,21 +280,25 @@ impl SimulatedBoard {
     fn answer(&mut self, stop: Option<MachineStop>) -> Result<Option<String>> {
         match stop {
             None | Some(MachineStop::Other) => {}
-            Some(MachineStop::Written(UART_TRANSMIT)) => {
-                if self.memory.word(UART_POWER) >> 4 & 0xf != 0xf {
+            Some(MachineStop::Written(serial::TRANSMIT)) => {
+                if self.memory.word(serial::POWER) >> 4 & 0xf != 0xf {
                     self.outcome
                         .violations
                         .push("a byte was sent on a serial port without power".to_owned());
                 }
-                return Ok(self.receive(self.memory.word(UART_TRANSMIT) as u8));
+                let byte = self.memory.word(serial::TRANSMIT) as u8;
+                return Ok(self.port.send(&self.memory, byte));
             }
             Some(MachineStop::Written(WATCHDOG_CONTROL)) => {
-                self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
+                let is_due = self.memory.word(WATCHDOG_ALARM) < WATCHDOG_SOON;
+                let is_enabled = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
+                self.outcome.is_reset = is_due && is_enabled;
             }
             Some(MachineStop::Written(address)) => {
                 self.model_write(address);
                 self.model_power(address)?;
             }
+            Some(MachineStop::Read(serial::RECEIVE)) => self.port.has_been_read(&self.memory),
             Some(MachineStop::Read(address)) => {
                 let read = self.darts.iter_mut().filter(|dart| dart.base == address);
                 read.for_each(SimulatedDart::read);
@@ -392,22 +400,6 @@ impl SimulatedBoard {
         }
         Ok(())
     }
-
-    /// Takes a byte of serial output; returns the line that it ends.
-    fn receive(&mut self, byte: u8) -> Option<String> {
-        match byte {
-            b'\r' => None,
-            b'\n' => {
-                let line = String::from_utf8_lossy(&self.line).into_owned();
-                self.line.clear();
-                Some(line)
-            }
-            _ => {
-                self.line.push(byte);
-                None
-            }
-        }
-    }
 }
 
 /// Lays out what m1n1 leaves in memory: the FDT, the stub, the image, and dirt where memory is not
@@ -439,7 +431,7 @@ fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Re
     // No loader promises that this is clear: the packed file's zeros are its own.
     let dirt = vec![DIRT; parts.dirty.size() as usize];
     memory.write(mac.load + parts.dirty.start, &dirt);
-    memory.set_word(UART_STATUS, 0b110);
+    mac.files.iter().for_each(|(address, bytes)| memory.write(*address, bytes));
     memory.set_word(AIC_INFO, AIC_LINES);
     Ok(())
 }
@@ -453,7 +445,7 @@ fn power_domains(
     // The power manager works even where the blob is damaged.
     let sound = tree::completed(&parts.tree, &Mac { fault: None, ..mac.clone() })?;
     // Also where the tree has no power domains.
-    memory.set_word(UART_POWER, 0xff);
+    memory.set_word(serial::POWER, 0xff);
     let mut domains = Vec::new();
     for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
         let domain = SimulatedPowerDomain::new(memory, register, is_on);

@@ -19,8 +19,11 @@ pub mod power;
 mod process;
 mod property;
 pub mod screen;
+mod serial;
 mod tables;
 pub mod tree;
+mod u_boot;
 
 pub use board::{BoardOutcome, BoardParts, DIRT, SimulatedBoard};
 pub use mac::{DARTS, Mac};
+pub use serial::TypedText;

@@ -8,6 +8,7 @@ use oche_types::range::PhysRange;
 use super::dart::DartSetting;
 use super::fdt_fault::FdtFault;
 use super::screen;
+use super::serial::TypedText;
 
 /// Where m1n1's stub lies, and how much memory it keeps.
 pub(crate) const STUB: PhysRange = PhysRange { start: 0x8_0400_0000, end: 0x8_0402_0000 };
@@ -55,7 +56,7 @@ pub struct Mac {
     pub wrong_release: Option<u64>,
     /// Where the image is loaded: a multiple of 2 MiB.
     pub load: u64,
-    /// The framebuffer, outside `memory`.
+    /// The framebuffer, outside `memory`. Its rows share the bytes out among them.
     pub screen: PhysRange,
     /// Properties of `/chosen`.
     pub chosen: Vec<(String, String)>,
@@ -68,6 +69,10 @@ pub struct Mac {
     /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel
     /// has drivers for, and devices behind the DARTs.
     pub has_linux: bool,
+    /// What else the loader has put into memory: addresses and bytes.
+    pub files: Vec<(u64, Vec<u8>)>,
+    /// What a person types on the serial port, in order.
+    pub typed: Vec<TypedText>,
     /// More arguments for QEMU.
     pub arguments: Vec<OsString>,
     /// No device is at the addresses that the tree has for `sio`'s DART and the NVMe: accesses
@@ -110,6 +115,8 @@ impl Default for Mac {
                 DartSetting::Locked,
             ],
             has_linux: false,
+            files: Vec::new(),
+            typed: Vec::new(),
             arguments: Vec::new(),
             has_dead_devices: false,
             linger: Duration::ZERO,

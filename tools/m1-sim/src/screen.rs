@@ -14,7 +14,7 @@ pub const WIDTH: u32 = 1280;
 pub const HEIGHT: u32 = 800;
 /// Pixels of the screen.
 pub const ALL_PIXELS: usize = (WIDTH * HEIGHT) as usize;
-/// Bytes from one row to the next: more than a row has.
+/// Bytes from one row to the next, of a usual board's screen: more than a row has.
 pub const STRIDE: u32 = WIDTH * 4 + 256;
 
 /// The console's font and places. Source: `platform/m1/src/screen.rs`.
@@ -31,6 +31,12 @@ const DARK: u32 = 100;
 #[must_use]
 pub fn lit_pixels(bytes: &[u8]) -> usize {
     pixels(bytes).filter(|pixel| *pixel & 0x3fff_ffff != 0).count()
+}
+
+/// How many pixels have a colour: their red and their blue differ.
+#[must_use]
+pub fn coloured_pixels(bytes: &[u8]) -> usize {
+    pixels(bytes).filter(|pixel| pixel >> 20 & 0x3ff != pixel & 0x3ff).count()
 }
 
 /// The text on the screen, row by row, without trailing blanks: characters of Oche's font where
@@ -96,9 +102,10 @@ pub fn write_png(bytes: &[u8], path: &Path) -> Result<()> {
 
 /// All pixels, row by row; of a row that is missing, black ones.
 fn pixels(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    let stride = bytes.len() / HEIGHT as usize;
     (0..HEIGHT as usize).flat_map(move |row| {
         (0..WIDTH as usize).map(move |column| {
-            let at = row * STRIDE as usize + column * 4;
+            let at = row * stride + column * 4;
             let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok());
             word.map_or(0, u32::from_le_bytes)
         })
@@ -107,14 +114,14 @@ fn pixels(bytes: &[u8]) -> impl Iterator<Item = u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HEIGHT, STRIDE, WIDTH, lit_pixels, write_png};
+    use super::{HEIGHT, STRIDE, WIDTH, coloured_pixels, lit_pixels, write_png};
 
     #[test]
     fn a_picture_has_the_pixels_of_the_memory() {
         let mut bytes = vec![0; (STRIDE * HEIGHT) as usize];
         let at = (STRIDE * 2 + 12) as usize;
         bytes[at..at + 4].copy_from_slice(&(0x3ff_u32 << 20 | 0x200 << 10).to_le_bytes());
-        assert_eq!(lit_pixels(&bytes), 1);
+        assert_eq!((lit_pixels(&bytes), coloured_pixels(&bytes)), (1, 1));
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("screen.png");
         write_png(&bytes, &path).expect("written");

@@ -9,6 +9,7 @@ use dtoolkit::{Node, Property};
 use super::dart::DartSetting;
 use super::mac::{DARTS, Mac};
 use super::property::{cells, child_with_prefix, set};
+use super::u_boot;
 
 /// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer,
 /// `/chosen`.
@@ -43,7 +44,8 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     set(&mut framebuffer, "reg", cells(&[mac.screen.start, mac.screen.size()]));
     set(&mut framebuffer, "width", super::screen::WIDTH);
     set(&mut framebuffer, "height", super::screen::HEIGHT);
-    set(&mut framebuffer, "stride", super::screen::STRIDE);
+    let stride = mac.screen.size() / u64::from(super::screen::HEIGHT);
+    set(&mut framebuffer, "stride", stride as u32);
     set(&mut framebuffer, "format", "x2r10g10b10");
     chosen.add_child(framebuffer);
     set(chosen, "bootargs", "");
@@ -52,6 +54,7 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     for (name, value) in &mac.chosen {
         set(chosen, name, value.as_str());
     }
+    u_boot::mark_console(root)?;
     if mac.has_linux {
         super::linux::complete(&mut tree)?;
     }

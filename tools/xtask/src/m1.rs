@@ -1,7 +1,9 @@
-//! The simulated M1 with what it runs: its images, its stock kernel, and a Mac's device tree.
+//! The simulated M1 with what it runs: its images, its stock kernel, U-Boot, and a Mac's device
+//! tree.
 
 pub mod bench;
 mod device_tree;
 pub mod linux;
 #[cfg(test)]
 mod manual;
+pub mod u_boot;

@@ -6,6 +6,7 @@ mod first_screen;
 mod hazards;
 mod memory;
 mod ordering;
+pub(super) mod u_boot;
 
 pub(super) use ordering::VERDICT as ORDERING_VERDICT;
 

@@ -56,6 +56,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
     ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
     ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
+    ("U-Boot on the simulated M1", |step, _| m1::u_boot::run(toolchain(step)?, step)),
     ("Device faults, reported by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
     ("Mistakes of drivers, explained by the trace", |step, _| {
         mistakes::run(toolchain(step)?, step)

@@ -8,6 +8,7 @@
 //! want that for itself.
 
 mod board;
+pub mod completion;
 pub mod dart;
 pub mod debugger;
 pub mod fdt_fault;

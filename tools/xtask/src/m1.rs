@@ -2,8 +2,9 @@
 //! tree.
 
 pub mod bench;
-mod device_tree;
+pub(crate) mod device_tree;
 pub mod linux;
 #[cfg(test)]
 mod manual;
 pub mod u_boot;
+pub(crate) mod update_m1n1;

@@ -178,7 +178,7 @@ fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<BoardPar
     let symbol =
         |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
     let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
-    Ok(BoardParts { stub, tree: device_tree::compiled(step)?, dirty, qemu: qemu::launcher()? })
+    Ok(BoardParts { stub, tree: device_tree::of_the_board(step)?, dirty, qemu: qemu::launcher()? })
 }
 
 /// Builds the tests' guest.

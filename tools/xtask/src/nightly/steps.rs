@@ -10,6 +10,10 @@ use oche::workspace;
 use super::options::NightlyOptions;
 use super::workshop::{cargo, clone, folder, logged};
 use super::{bare, reproducible};
+use crate::environment;
+use crate::m1::device_tree::KernelSource;
+use crate::test::boot_file::{self, Sources};
+use crate::test::mac_trees;
 
 /// A step: it gives a summary of a few words.
 pub(super) type Work = fn(&Step, &NightlyOptions) -> Result<String>;
@@ -28,6 +32,8 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Mutants of call sites", |step, options| {
         mutants(step, options, "sites", &["mutants", "--sites"])
     }),
+    ("Device trees of the newest kernel", newest_trees),
+    ("Boot file of m1n1, of the newest packages", newest_boot_file),
     ("Tests in a fresh clone", fresh_clone),
     ("Set-up on a bare Debian", |step, _| bare::run(step)),
 ];
@@ -88,6 +94,19 @@ fn damaged_files(step: &Step, options: &NightlyOptions) -> Result<String> {
         bail!("the test did not run: {last}");
     }
     Ok(format!("{} files", options.inputs))
+}
+
+/// Every M1 Mac's tree of the newest kernel source that Debian has.
+fn newest_trees(step: &Step, _: &NightlyOptions) -> Result<String> {
+    environment::prepare(step)?;
+    mac_trees::run(&KernelSource::newest(step)?, step)
+}
+
+/// Boot files by the newest packages that Debian has, with the newest trees.
+fn newest_boot_file(step: &Step, _: &NightlyOptions) -> Result<String> {
+    let toolchain = environment::prepare(step)?;
+    let sources = Sources { kernel: KernelSource::newest(step)?, is_fresh: true };
+    boot_file::run(toolchain, &sources, step)
 }
 
 /// Runs the test command in a clone that has nothing but what is committed.

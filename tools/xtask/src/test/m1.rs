@@ -1,7 +1,7 @@
 //! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three
 //! and with eight.
 
-mod expect;
+pub(super) mod expect;
 mod first_screen;
 mod hazards;
 mod memory;

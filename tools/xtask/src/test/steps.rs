@@ -9,7 +9,11 @@ use oche::el2::{self, Toolchain};
 use oche::progress::Step;
 use oche::{command, workspace};
 
-use super::{document_commands, fault, m1, mistakes, port, reset, views, watch, wrong_input};
+use super::boot_file::{self, Sources};
+use super::{
+    document_commands, fault, m1, mac_trees, mistakes, port, reset, views, watch, wrong_input,
+};
+use crate::m1::device_tree::KernelSource;
 use crate::measure::{compare, memory};
 use crate::soak::hostile::{Images, batch};
 use crate::{check, environment, hostile};
@@ -55,6 +59,15 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     (ORDERING_STEPS[1], |step, _| m1::run_ordering(toolchain(step)?, step)),
     ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
     ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
+    ("Device trees of all M1 Macs", |step, _| {
+        toolchain(step)?;
+        mac_trees::run(&KernelSource::of_the_board(step)?, step)
+    }),
+    ("Boot file of m1n1, written by Debian's script", |step, _| {
+        let toolchain = toolchain(step)?;
+        let sources = Sources { kernel: KernelSource::of_the_board(step)?, is_fresh: false };
+        boot_file::run(toolchain, &sources, step)
+    }),
     ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
     ("U-Boot on the simulated M1", |step, _| m1::u_boot::run(toolchain(step)?, step)),
     ("Device faults, reported by the stock driver", |step, _| fault::run(toolchain(step)?, step)),

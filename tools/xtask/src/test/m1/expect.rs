@@ -13,6 +13,6 @@ pub(super) fn expect_on_screen(outcome: &BoardOutcome, text: &str) -> Result<()>
 }
 
 /// Fails unless a line of the log contains `text`.
-pub(super) fn expect(outcome: &BoardOutcome, text: &str) -> Result<()> {
+pub(crate) fn expect(outcome: &BoardOutcome, text: &str) -> Result<()> {
     if outcome.has_line(text) { Ok(()) } else { bail!("no line has `{text}`") }
 }

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod normalize;
 pub mod options;
 pub mod payload;
+pub mod selftest_line;
 pub mod tree;
 
 #[cfg(target_os = "none")]

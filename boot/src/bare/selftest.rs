@@ -1,9 +1,8 @@
 //! `oche.selftest`: measures, before the guest runs, what only the hardware can show, and prints it
 //! as one block to paste into a report.
 //!
-//! Every line is `name value unit verdict`. The verdict is `ok`, `WRONG`, `-` for a figure, or
-//! `skipped` with a reason. All work is bounded, and nothing is left changed except scratch pages,
-//! which the guest's kernel later overwrites.
+//! The lines are those of [`crate::selftest_line`]. All work is bounded, and nothing is left
+//! changed except scratch pages, which the guest's kernel later overwrites.
 
 use core::fmt;
 use core::sync::atomic::{Ordering, compiler_fence};
@@ -14,6 +13,7 @@ use aarch64_cpu::registers::{
 };
 use oche_el2::console::print;
 use oche_el2::fiq::{self, Route};
+use oche_el2::lock::Once;
 use oche_el2::registers::*;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
@@ -24,8 +24,9 @@ use oche_types::range::{PAGE, PhysRange};
 
 use crate::bare::board::Board;
 use crate::bare::prepare::Prepared;
+pub use crate::selftest_line::Verdict;
 
-mod probe;
+pub mod probe;
 mod wide_words;
 
 /// Rounds of a measurement.
@@ -45,40 +46,29 @@ const VIRTUAL_FIQ: u64 = HCR_VF | HCR_FMO;
 const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
 const NO_CLEAN_BY_SET: u64 = 1 << 44;
 
-/// The verdict of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The value is as Oche needs it.
-    Ok,
-    /// The value is not as Oche needs it.
-    Wrong,
-    /// A figure.
-    Figure,
-    /// Not measured, for this reason.
-    Skipped(&'static str),
-}
+/// Receives the lines of the block, without their ends.
+pub type LineSink = fn(fmt::Arguments<'_>);
 
-impl From<bool> for Verdict {
-    fn from(is_right: bool) -> Self {
-        if is_right { Self::Ok } else { Self::Wrong }
-    }
-}
+static SINK: Once<LineSink> = Once::new();
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ok => out.write_str("ok"),
-            Self::Wrong => out.write_str("WRONG"),
-            Self::Figure => out.write_str("-"),
-            Self::Skipped(reason) => write!(out, "skipped: {reason}"),
-        }
-    }
+/// Has `sink` receive the lines instead of the console. Call once, before the first line.
+pub fn set_sink(sink: LineSink) {
+    SINK.set(sink);
 }
 
 /// Prints a line of the block.
-pub fn print_line(name: &str, value: impl fmt::Display, unit: &str, verdict: impl Into<Verdict>) {
+pub fn print_line<'a>(
+    name: &str,
+    value: impl fmt::Display,
+    unit: &str,
+    verdict: impl Into<Verdict<'a>>,
+) {
     let verdict = verdict.into();
-    print(format_args!("{name} {value} {unit} {verdict}\n"));
+    let line = format_args!("{name} {value} {unit} {verdict}");
+    match SINK.get() {
+        Some(sink) => sink(line),
+        None => print(format_args!("{line}\n")),
+    }
 }
 
 /// Ticks of the counter that `work` takes.
@@ -106,7 +96,7 @@ impl Prepared {
         print_line("oche.version", version, B::NAME, Verdict::Figure);
         let model = self.machine.tree().root().first_string("model");
         let model = model.and_then(|model| str::from_utf8(model).ok()).unwrap_or("unknown");
-        print(format_args!("machine.model \"{model}\" - -\n"));
+        print_line("machine.model", format_args!("\"{model}\""), "-", Verdict::Figure);
         print_line(
             "machine.memory",
             self.machine.ram.as_slice().iter().map(PhysRange::size).sum::<u64>() >> 20,

@@ -58,12 +58,8 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     }
     let slot = slots.start + index as u64 * SLOT_BYTES;
     smp::will_wait(index, slot);
-    // SAFETY: firmware's word, in RAM that EL2 maps; the CPU that waits for it is the only other
-    // reader.
-    unsafe { &*(word as *const AtomicU64) }.store(smp::spin_entry(), Ordering::Release);
-    // The waiting CPU has its caches off.
-    cache::clean_and_invalidate(at);
-    wake_all();
+    // SAFETY: firmware's word, in RAM, to which EL2 may store.
+    unsafe { release(word, smp::spin_entry()) };
     let deadline = CNTPCT_EL0.get() + CNTFRQ_EL0.get() / 1000 * PATIENCE_MILLISECONDS;
     while CNTPCT_EL0.get() < deadline {
         if smp::is_waiting(index) {
@@ -73,6 +69,20 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     }
     log::warn!("cpu {affinity:#x} stays off: it did not start within {PATIENCE_MILLISECONDS} ms");
     absent
+}
+
+/// Has the CPU that waits for `word` go to `entry`.
+///
+/// # Safety
+///
+/// `word` is firmware's, EL2 may store to it, and a CPU that enters at `entry`, with its MMU off,
+/// keeps Oche's memory as it is.
+pub unsafe fn release(word: u64, entry: u64) {
+    // SAFETY: the caller's promise; the CPU that waits for it is the only other reader.
+    unsafe { &*(word as *const AtomicU64) }.store(entry, Ordering::Release);
+    // The waiting CPU has its caches off.
+    cache::clean_and_invalidate(PhysRange { start: word, end: word + 8 });
+    wake_all();
 }
 
 /// Wakes CPUs that wait for a store, which has been cleaned and so is complete.

@@ -18,7 +18,7 @@ pub struct TrapFrame {
 }
 
 /// `PSTATE.SS`.
-pub(super) const SPSR_SS: u64 = 1 << 21;
+pub const SPSR_SS: u64 = 1 << 21;
 /// `SPSR_EL2.BTYPE`: set by branches and cleared by every other instruction.
 const SPSR_BTYPE: u64 = 3 << 10;
 

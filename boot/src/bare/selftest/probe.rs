@@ -6,23 +6,30 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use oche_el2::frame::TrapFrame;
+use aarch64_cpu::registers::{MDCR_EL2, MDSCR_EL1, Readable, Writeable};
+use oche_el2::frame::{SPSR_SS, TrapFrame};
+use oche_el2::registers::synchronize_context;
 use oche_el2::{cache, cpu_setup, trap};
 use oche_types::range::{PAGE, PhysRange};
 
 /// The function ID of the call that ends a probe, in the range for vendors (Arm DEN 0028).
 const END: u64 = 0x8600_f0ff;
-/// The values of [`Seen::vector`].
-pub(super) const NONE: u64 = 0;
-pub(super) const IRQ: u64 = 1;
-pub(super) const FIQ: u64 = 2;
+/// [`Seen::vector`]: no exception was taken to EL1.
+pub const NONE: u64 = 0;
+/// [`Seen::vector`]: an IRQ.
+pub const IRQ: u64 = 1;
+/// [`Seen::vector`]: a FIQ.
+pub const FIQ: u64 = 2;
+
+/// `NOP`.
+const NOP: u32 = 0xd503_201f;
 
 static IS_PROBING: AtomicBool = AtomicBool::new(false);
 static CODE: AtomicU64 = AtomicU64::new(0);
 
 /// The source of an interrupt.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
+pub enum Source {
     /// It is pending already.
     Pending = 0,
     /// `CNTV`.
@@ -31,13 +38,19 @@ pub(super) enum Source {
     PhysicalTimer = 2,
 }
 
-/// The interrupt that the probe took.
+/// What the probe saw at EL1.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub struct Seen {
     /// [`NONE`], [`IRQ`], [`FIQ`], or something else.
-    pub(super) vector: u64,
-    /// The number of ticks until it was taken.
-    pub(super) ticks: u64,
+    pub vector: u64,
+    /// The number of ticks until the interrupt was taken, or of all rounds.
+    pub ticks: u64,
+}
+
+impl Seen {
+    fn of(result: u64) -> Self {
+        Self { vector: result & 0xff, ticks: result >> 8 }
+    }
 }
 
 unsafe extern "C" {
@@ -46,54 +59,104 @@ unsafe extern "C" {
     static oche_probe_calls: u8;
     static oche_probe_read: u8;
     static oche_probe_interrupt: u8;
+    static oche_probe_operation: u8;
+    static oche_probe_placeholder: u8;
     fn oche_probe_enter(entry: u64, pstate: u64, x0: u64, x1: u64) -> u64;
     fn oche_probe_leave(result: u64) -> !;
 }
 
 /// The words of a page that EL2 maps.
-pub(super) fn words(page: u64) -> &'static [AtomicU64] {
+pub fn words(page: u64) -> &'static [AtomicU64] {
     // SAFETY: the caller names a page of RAM that EL2 maps for good, page aligned; all accesses are
     // atomic.
     unsafe { core::slice::from_raw_parts(page as *const AtomicU64, (PAGE / 8) as usize) }
 }
 
 /// Copies the instructions into the two pages at `code`.
-pub(super) fn load(code: u64) {
+pub fn load(code: u64) {
     let begin = (&raw const oche_probe_begin) as u64;
     let bytes = ((&raw const oche_probe_end) as u64 - begin).min(2 * PAGE) as usize;
     // SAFETY: the caller names two unused pages of RAM; the source is Oche's own text.
     unsafe { core::ptr::copy_nonoverlapping(begin as *const u8, code as *mut u8, bytes) };
-    let range = PhysRange { start: code, end: code + 2 * PAGE };
-    cache::clean_and_invalidate(range);
-    cache::synchronize_instructions(range);
+    publish(PhysRange { start: code, end: code + 2 * PAGE });
     CODE.store(code, Ordering::Relaxed);
     trap::set_hypervisor_call_hook(end_if_probing);
 }
 
 /// The number of ticks that `rounds` calls take.
-pub(super) fn call(rounds: u64) -> u64 {
+pub fn call(rounds: u64) -> u64 {
     run((&raw const oche_probe_calls) as u64, rounds, 0)
 }
 
 /// The word at a guest-physical address, read without caches.
-pub(super) fn read(address: u64) -> u64 {
+pub fn read(address: u64) -> u64 {
     run((&raw const oche_probe_read) as u64, address, 0)
 }
 
 /// Waits for an interrupt, at most `limit` ticks.
-pub(super) fn interrupt(source: Source, limit: u64) -> Seen {
-    let result = run((&raw const oche_probe_interrupt) as u64, source as u64, limit);
-    Seen { vector: result & 0xff, ticks: result >> 8 }
+pub fn interrupt(source: Source, limit: u64) -> Seen {
+    Seen::of(run((&raw const oche_probe_interrupt) as u64, source as u64, limit))
+}
+
+/// Executes `instruction`, with `operand` in x0, and a barrier, `rounds` times. Only after the
+/// self-test has run.
+///
+/// # Safety
+///
+/// The instruction changes no register, and no memory but the guest's.
+pub unsafe fn operation(instruction: u32, operand: u64, rounds: u64) -> Seen {
+    patch(instruction);
+    Seen::of(run((&raw const oche_probe_operation) as u64, operand, rounds))
+}
+
+/// Begins an operation that does nothing in a software step, which is taken to EL2. Whoever takes
+/// it clears `MDSCR_EL1.SS`. Only after the self-test has run.
+pub fn step() -> Seen {
+    patch(NOP);
+    let entry = (&raw const oche_probe_operation) as u64;
+    let before = MDCR_EL2.get();
+    MDCR_EL2.set(before | MDCR_EL2::TDE::SET.value);
+    let pstate = cpu_setup::GUEST_PSTATE | SPSR_SS;
+    let seen = Seen::of(run_as(entry, (0, 1), pstate, MDSCR_EL1::SS::SET.value));
+    MDCR_EL2.set(before);
+    seen
+}
+
+/// Where an operation begins, in bytes from the first of the two pages.
+pub fn operation_offset() -> u64 {
+    (&raw const oche_probe_operation) as u64 - (&raw const oche_probe_begin) as u64
+}
+
+/// Puts `instruction` where the operation's is.
+fn patch(instruction: u32) {
+    let offset = (&raw const oche_probe_placeholder) as u64 - (&raw const oche_probe_begin) as u64;
+    let place = CODE.load(Ordering::Relaxed) + offset;
+    // SAFETY: inside the two pages that `load` got, which no CPU executes now.
+    unsafe { (place as *mut u32).write_volatile(instruction) };
+    publish(PhysRange { start: place, end: place + 4 });
+}
+
+/// Makes instructions that were stored visible to fetches at EL1, with its caches off.
+fn publish(range: PhysRange) {
+    cache::clean_and_invalidate(range);
+    cache::synchronize_instructions(range);
 }
 
 fn run(entry: u64, x0: u64, x1: u64) -> u64 {
+    run_as(entry, (x0, x1), cpu_setup::GUEST_PSTATE, 0)
+}
+
+/// Enters the probe at `entry` with `pstate` and `MDSCR_EL1` as given.
+fn run_as(entry: u64, (x0, x1): (u64, u64), pstate: u64, debug_control: u64) -> u64 {
     let offset = entry - (&raw const oche_probe_begin) as u64;
     cpu_setup::reset_guest();
+    MDSCR_EL1.set(debug_control);
+    // The exception return looks at it before it synchronizes the context.
+    synchronize_context();
     IS_PROBING.store(true, Ordering::Relaxed);
     // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
-    let result = unsafe {
-        oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, cpu_setup::GUEST_PSTATE, x0, x1)
-    };
+    let result = unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, pstate, x0, x1) };
+    MDSCR_EL1.set(0);
     IS_PROBING.store(false, Ordering::Relaxed);
     result
 }
@@ -198,6 +261,25 @@ oche_probe_interrupt:
     msr     cntv_ctl_el0, xzr
     msr     cntp_ctl_el0, xzr
     orr     x1, x12, x13, lsl #8
+    b       probe_done
+
+    // x0 = operand, x1 = rounds.
+    .global oche_probe_operation
+oche_probe_operation:
+    adr     x9, probe_vectors
+    msr     vbar_el1, x9
+    mov     x12, xzr
+    mrs     x10, cntpct_el0
+    .global oche_probe_placeholder
+oche_probe_placeholder:
+    nop
+    dsb     sy
+    subs    x1, x1, #1
+    b.ne    oche_probe_placeholder
+    isb
+    mrs     x11, cntpct_el0
+    sub     x13, x11, x10
+    lsl     x1, x13, #8
     b       probe_done
 
     .balign 2048

@@ -149,16 +149,46 @@ impl<P: Pixels> Screen<P> {
         }
     }
 
-    fn scale(&self) -> usize {
+    /// Draws `text` in place of what is on `row`, which does not become the cursor's. What does not
+    /// fit is left out.
+    pub fn write_row(&self, row: usize, text: &str, colour: [u8; 3]) {
+        if row >= self.rows() {
+            return;
+        }
+        let mut cursor = Cursor { row, text: [b' '; MAX_COLUMNS], length: 0, colour };
+        for (place, byte) in cursor.text.iter_mut().zip(text.bytes()) {
+            *place = byte;
+        }
+        self.redraw(&cursor, 0, self.columns());
+    }
+
+    /// Fills a rectangle: the pixels of its corner, and its width and height.
+    pub fn fill(&self, (left, top): (usize, usize), size: (usize, usize), colour: [u8; 3]) {
+        let value = self.framebuffer.format.pixel(colour);
+        for y in top..top + size.1 {
+            (left..left + size.0).for_each(|x| self.plot(x, y, value));
+        }
+    }
+
+    /// The pixels that are left below `row`: where they begin, their width and their height.
+    pub fn area_below(&self, row: usize) -> (usize, (usize, usize)) {
+        let top = self.top() + (row + 1) * GLYPH_HEIGHT * self.scale();
+        (top, (self.framebuffer.width, self.framebuffer.height.saturating_sub(top)))
+    }
+
+    /// How many pixels a pixel of a letter is wide and high.
+    pub fn scale(&self) -> usize {
         (self.framebuffer.width / WIDTH_OF_ONE).clamp(1, MAX_SCALE)
     }
 
-    fn columns(&self) -> usize {
+    /// Characters in a row.
+    pub fn columns(&self) -> usize {
         let all = self.framebuffer.width / (GLYPH_WIDTH * self.scale());
         all.saturating_sub(2 * MARGIN).clamp(1, MAX_COLUMNS)
     }
 
-    fn rows(&self) -> usize {
+    /// Rows of text.
+    pub fn rows(&self) -> usize {
         self.framebuffer.height.saturating_sub(self.top()) / (GLYPH_HEIGHT * self.scale())
     }
 
@@ -307,6 +337,27 @@ mod tests {
         assert_eq!(lit(&screen, 10, 5), []);
         write(&screen, "E");
         assert_eq!(lit(&screen, 10, 5), [(0, 0)]);
+    }
+
+    #[test]
+    fn row_is_written_over_and_the_cursor_stays() {
+        let screen = screen(10, 5);
+        write(&screen, "AB\n");
+        screen.write_row(0, "  C", PLAIN);
+        screen.write_row(99, "D", PLAIN);
+        write(&screen, "E");
+        assert_eq!(lit(&screen, 10, 5), [(2, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn rectangle_is_filled_below_a_row_and_not_outside_the_framebuffer() {
+        let screen = of_size(100, 200);
+        let (top, (width, height)) = screen.area_below(0);
+        assert_eq!((top, width, height), (64, 100, 136));
+        screen.fill((90, top + 130), (50, 50), [255; 3]);
+        let pixels = screen.pixels.0.borrow();
+        assert_eq!(pixels.len(), 10 * 6);
+        assert!(pixels.values().all(|value| *value == 0xff_ffff));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use oche_types::range::{BLOCK, PAGE, PhysRange};
 
 use super::dart::SimulatedDart;
 use super::debugger::{Debugger, MachineStop};
+use super::flaw::Flaw;
 use super::mac::{DARTS, FDT, FDT_BYTES, Mac, STUB};
 use super::memory::BoardMemory;
 use super::power::SimulatedPowerDomain;
@@ -147,7 +148,7 @@ impl SimulatedBoard {
         let numbered = DARTS.iter().zip(mac.settings).enumerate();
         let darts: Vec<SimulatedDart> = numbered
             .map(|(number, ((base, ..), setting))| {
-                SimulatedDart::new(&memory, number as u64, *base, setting)
+                SimulatedDart::new(&memory, number as u64, *base, setting).with_flaw(mac.flaw)
             })
             .collect();
         let domains = power_domains(&memory, mac, parts)?;
@@ -217,6 +218,12 @@ impl SimulatedBoard {
     #[must_use]
     pub fn memory(&self) -> &BoardMemory {
         &self.memory
+    }
+
+    /// The same, also for while [`Self::run`] has the board.
+    #[must_use]
+    pub fn shared_memory(&self) -> Rc<BoardMemory> {
+        Rc::clone(&self.memory)
     }
 
     /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then
@@ -422,8 +429,15 @@ fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Re
     memory.write(FDT, &blob);
     memory.write(STUB.start, &parts.stub);
     let has_fiqs = u64::from(!mac.has_linux);
-    let words =
-        [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing), (0x60, has_fiqs)];
+    let kept = if mac.flaw == Some(Flaw::KeepsCpu) { 1 << 1 } else { 0 };
+    let words = [
+        (0x40, mac.load),
+        (0x48, FDT),
+        (0x50, mac.cpus),
+        (0x58, mac.missing),
+        (0x60, has_fiqs),
+        (0x68, kept),
+    ];
     for (offset, value) in words {
         memory.write(STUB.start + offset, &u64::to_le_bytes(value));
     }
@@ -432,7 +446,8 @@ fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Re
     let dirt = vec![DIRT; parts.dirty.size() as usize];
     memory.write(mac.load + parts.dirty.start, &dirt);
     mac.files.iter().for_each(|(address, bytes)| memory.write(*address, bytes));
-    memory.set_word(AIC_INFO, AIC_LINES);
+    let has_few = mac.flaw == Some(Flaw::FewLines);
+    memory.set_word(AIC_INFO, if has_few { AIC_LINES / 2 } else { AIC_LINES });
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use oche_types::dart::registers::{
     STREAM_SELECT, TCR, TTBR,
 };
 
+use super::flaw::Flaw;
 use super::memory::BoardMemory;
 use super::power::Supply;
 
@@ -61,6 +62,8 @@ pub struct SimulatedDart {
     setting: DartSetting,
     supply: Supply,
     number: u64,
+    /// The bits of a TCR and of a TTBR that keep what is written.
+    kept_bits: (u32, u32),
     shadow: Vec<u32>,
     /// Cached leaf entries by stream and granule; 0 where there was none.
     cache: HashMap<(u32, u64), u64>,
@@ -86,6 +89,7 @@ impl SimulatedDart {
             setting,
             supply: Supply::On,
             number,
+            kept_bits: Flaw::kept_bits(None),
             shadow: vec![0; FILE_BYTES as usize / 4],
             cache: HashMap::new(),
             busy: None,
@@ -107,6 +111,12 @@ impl SimulatedDart {
             dart.set(memory, TTBR, 0x8080_1234);
         }
         dart
+    }
+
+    /// The same DART with a flaw of the board.
+    #[must_use]
+    pub fn with_flaw(self, flaw: Option<Flaw>) -> Self {
+        Self { kept_bits: Flaw::kept_bits(flaw), ..self }
     }
 
     /// Resets the registers as power on does.
@@ -219,6 +229,8 @@ impl SimulatedDart {
                 let kept = self.get(offset);
                 self.set(memory, offset, kept);
             }
+            TCR..TTBR => self.set(memory, offset, value & self.kept_bits.0),
+            TTBR..FILE_BYTES => self.set(memory, offset, value & self.kept_bits.1),
             CONFIG => self.set(memory, CONFIG, value | self.get(CONFIG) & CONFIG_LOCK),
             _ => self.set(memory, offset, value),
         }

@@ -12,6 +12,7 @@ pub mod completion;
 pub mod dart;
 pub mod debugger;
 pub mod fdt_fault;
+pub mod flaw;
 pub mod linux;
 mod mac;
 pub mod memory;

@@ -7,6 +7,7 @@ use oche_types::range::PhysRange;
 
 use super::dart::DartSetting;
 use super::fdt_fault::FdtFault;
+use super::flaw::Flaw;
 use super::screen;
 use super::serial::TypedText;
 
@@ -52,6 +53,8 @@ pub struct Mac {
     pub reserved: Vec<PhysRange>,
     /// A fault of the FDT.
     pub fault: Option<FdtFault>,
+    /// What the board lacks.
+    pub flaw: Option<Flaw>,
     /// The second CPU's release address in the FDT, if that is to be wrong.
     pub wrong_release: Option<u64>,
     /// Where the image is loaded: a multiple of 2 MiB.
@@ -94,6 +97,7 @@ impl Default for Mac {
             more_memory: Vec::new(),
             reserved: Vec::new(),
             fault: None,
+            flaw: None,
             wrong_release: None,
             load: 0x8_0800_0000,
             screen: PhysRange {

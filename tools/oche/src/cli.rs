@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::inspect::command::InspectArguments;
 use crate::pack::command::PackArguments;
+use crate::probe::ProbeArguments;
 use crate::trace::command::TraceArguments;
 
 /// See what every device behind a DART may reach, since when, and by which code.
@@ -24,6 +25,8 @@ enum Command {
     Pack(PackArguments),
     /// List the contents of a packed image, or of m1n1's boot.bin
     Inspect(InspectArguments),
+    /// Write an image that only measures an M1, or read its report back
+    Probe(ProbeArguments),
 }
 
 /// The parser of the command line.
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Trace(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run().map(done),
         Command::Inspect(arguments) => arguments.run(),
+        Command::Probe(arguments) => arguments.run(),
     };
     match result {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! The `oche` command's parts: views of a trace, and packing of images.
+//! The `oche` command's parts: views of a trace, packing of images, and the probe.
 
 // `println!` panics when the reader of a pipe has gone: commands use `output::to_standard_output`.
 #![cfg_attr(not(test), deny(clippy::print_stdout))]
@@ -21,6 +21,7 @@ pub mod environment;
 pub mod inspect;
 pub mod output;
 pub mod pack;
+pub mod probe;
 pub mod progress;
 pub mod trace;
 pub mod workspace;

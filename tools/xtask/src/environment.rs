@@ -62,6 +62,19 @@ const VIEW_NEEDS: [Need; 4] = [
     Need { sign: Sign::File("/usr/share/doc/python3-venv"), package: "python3-venv" },
 ];
 
+/// Needed to read the codes on the probe's screen.
+const CODE_NEEDS: [Need; 1] = [Need { sign: Sign::Program("zbarimg"), package: "zbar-tools" }];
+
+/// Installs the program that reads codes.
+///
+/// # Errors
+///
+/// As [`environment::prepare`].
+pub fn prepare_codes(step: &Step) -> Result<()> {
+    let missing = missing_of(&CODE_NEEDS);
+    if missing.is_empty() { Ok(()) } else { install(&missing, step) }
+}
+
 /// Installs the programs that traces are looked at with: Wireshark's, a browser, Python.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod m1;
 pub(crate) mod mac_trees;
 mod mistakes;
 mod port;
+mod probe;
 mod reset;
 mod steps;
 mod stock;

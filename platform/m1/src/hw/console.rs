@@ -78,6 +78,16 @@ pub fn open_screen(framebuffer: Framebuffer) {
     SCREEN.set(screen);
 }
 
+/// The screen that is open, for a program that draws on it by itself.
+pub fn screen() -> Option<&'static Screen<Memory>> {
+    SCREEN.get()
+}
+
+/// Sends a line on the serial port alone.
+pub fn send_line(line: &str) {
+    line.bytes().chain(*b"\r\n").for_each(send);
+}
+
 impl Console for TeeConsole {
     fn on_fatal(&self) {
         let Some(memory) = PLAIN.get() else { return };
@@ -144,7 +154,7 @@ fn send(byte: u8) {
 
 /// A framebuffer's memory, mapped for Oche.
 #[derive(Debug)]
-struct Memory(PhysRange, Format);
+pub struct Memory(PhysRange, Format);
 
 impl Pixels for Memory {
     fn store(&self, offset: usize, value: u32) {

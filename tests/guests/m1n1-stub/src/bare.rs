@@ -2,7 +2,8 @@
 //!
 //! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 the
 //! number of CPUs, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and IPIs raise
-//! FIQs. The table at 0x1000 has 64 bytes for each CPU: its flag, its target, its arguments.
+//! FIQs, 0x68 a bit for each CPU that stays away once it has returned from a function. The table at
+//! 0x1000 has 64 bytes for each CPU: its flag, its target, its arguments.
 
 use core::arch::global_asm;
 
@@ -24,6 +25,7 @@ global_asm!(
     .quad   0                           // 0x50: CPUs
     .quad   0                           // 0x58: CPUs that never leave
     .quad   0                           // 0x60: FIQs
+    .quad   0                           // 0x68: CPUs that stay away
 1:  adrp    x19, _start
     mov     x20, #1
 2:  ldr     x21, [x19, #0x50]
@@ -76,7 +78,14 @@ secondary:
     str     x10, [x22]
     ldp     x0, x1, [x22, #16]
     ldp     x2, x3, [x22, #32]
+    mov     x23, sp
     blr     x9
+    mov     x9, sp                      // a function keeps the stack as a C compiler assumes
+    cmp     x9, x23
+    b.ne    5b
+    ldr     x11, [x19, #0x68]
+    lsr     x11, x11, x20
+    tbnz    x11, #0, 5b
     str     xzr, [x22, #8]
     b       6b
 

@@ -124,14 +124,14 @@ impl PackArguments {
 
 /// The files to write.
 #[derive(Debug, PartialEq, Eq)]
-struct Outputs {
-    plain: Option<PathBuf>,
-    compressed: PathBuf,
+pub(crate) struct Outputs {
+    pub(crate) plain: Option<PathBuf>,
+    pub(crate) compressed: PathBuf,
 }
 
 /// The file that was asked for, and the same name with `.gz` behind it; or, if it ends so, that one
 /// alone.
-fn outputs(output: &Path) -> Outputs {
+pub(crate) fn outputs(output: &Path) -> Outputs {
     if output.extension().is_some_and(|extension| extension == "gz") {
         return Outputs { plain: None, compressed: output.to_owned() };
     }
@@ -141,7 +141,7 @@ fn outputs(output: &Path) -> Outputs {
 }
 
 /// gzip without a name or a time: the same image gives the same bytes.
-fn compress(image: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn compress(image: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(image).context("cannot compress the image")?;
     encoder.finish().context("cannot compress the image")

@@ -69,7 +69,7 @@ fn every_crate_that_is_linked_is_listed_with_its_licence() {
     let (_, tables) = text.split_once("\n## In the images for EL2\n").unwrap();
     let (images, tools) = tables.split_once("\n## In `oche` and `cargo xtask`").unwrap();
 
-    let in_images = linked(&[el2::PACKAGE, "oche-m1"], Some(el2::TARGET));
+    let in_images = linked(&[el2::PACKAGE, "oche-m1", "oche-m1-probe"], Some(el2::TARGET));
     assert!(in_images.contains_key("fdt"), "cargo tree gives {in_images:?}");
     let mut in_tools = linked(&["oche", "xtask"], None);
     assert!(in_tools.contains_key("clap"), "cargo tree gives {in_tools:?}");

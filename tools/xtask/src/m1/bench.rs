@@ -102,6 +102,23 @@ impl Bench {
         Ok(Self { image, path, oche, parts, folder: folder.to_owned() })
     }
 
+    /// The bench of the image at `path`, which was packed from the ELF file `elf`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::make`].
+    pub fn of_image(
+        toolchain: Toolchain,
+        elf: PathBuf,
+        path: PathBuf,
+        folder: &Path,
+        step: &Step,
+    ) -> Result<Self> {
+        let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let parts = make_parts(toolchain, &elf, step)?;
+        Ok(Self { image, path, oche: elf, parts, folder: folder.to_owned() })
+    }
+
     /// Puts the image into a Mac's memory; it has not run yet.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use oche::{command, pack, workspace};
 use super::workshop::{clone, folder};
 
 /// The packages whose images ship.
-const PACKAGES: [&str; 2] = [el2::PACKAGE, "oche-m1"];
+const PACKAGES: [&str; 3] = [el2::PACKAGE, "oche-m1", "oche-m1-probe"];
 
 /// Builds each image in two clones of the tree, and compares the two.
 pub(super) fn run(step: &Step) -> Result<String> {

@@ -11,7 +11,8 @@ use oche::{command, workspace};
 
 use super::boot_file::{self, Sources};
 use super::{
-    document_commands, fault, m1, mac_trees, mistakes, port, reset, views, watch, wrong_input,
+    document_commands, fault, m1, mac_trees, mistakes, port, probe, reset, views, watch,
+    wrong_input,
 };
 use crate::m1::device_tree::KernelSource;
 use crate::measure::{compare, memory};
@@ -68,6 +69,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         let sources = Sources { kernel: KernelSource::of_the_board(step)?, is_fresh: false };
         boot_file::run(toolchain, &sources, step)
     }),
+    ("Probe on the simulated M1", |step, _| probe::run(toolchain(step)?, step)),
     ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
     ("U-Boot on the simulated M1", |step, _| m1::u_boot::run(toolchain(step)?, step)),
     ("Device faults, reported by the stock driver", |step, _| fault::run(toolchain(step)?, step)),

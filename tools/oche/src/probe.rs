@@ -1,0 +1,169 @@
+//! `oche probe`: writes the image that only measures an M1, and reads its report back.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use oche_boot::header;
+use oche_boot::payload::ItemKind;
+use oche_m1_probe::reading;
+use oche_m1_probe::settings::Settings;
+
+use crate::output::to_standard_output;
+use crate::pack::command::{Outputs, compress, outputs};
+use crate::pack::{append, flatten};
+use crate::progress::Progress;
+use crate::{el2, environment, workspace};
+
+mod answers;
+
+/// Bytes of memory that the probe needs for itself.
+const SCRATCH_BYTES: u64 = 64 << 10;
+/// `WFI`, and a branch to the instruction before.
+const WAIT: [u32; 2] = [0xd503_207f, 0x17ff_ffff];
+
+/// Write an image that only measures an M1, or read its report back.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche probe --output probe.img
+  oche probe --decode serial.log
+  zbarimg --raw -q photo1.jpg photo2.jpg | oche probe --decode -
+
+Two files come out: the image, and the same compressed with gzip beside it (.gz), as of `oche pack`.
+
+Exit code of --decode: 0 if the report is whole and no assumption fails, 1 if one fails, 2 if nothing could
+be read, 3 if none of what could be read fails, but a part of the report is missing or damaged.")]
+pub struct ProbeArguments {
+    /// Write the image to this file
+    #[arg(long, required_unless_present = "decode")]
+    output: Option<PathBuf>,
+    /// Probe this board
+    #[arg(long, value_enum, default_value_t = ProbeBoard::M1)]
+    board: ProbeBoard,
+    /// Read a report back from this file, `-` for standard input: a log of the serial port, or the
+    /// contents of the codes in any order
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    decode: Option<PathBuf>,
+    /// Print what the report says as JSON
+    #[arg(long, requires = "decode")]
+    json: bool,
+}
+
+/// A machine that can be probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeBoard {
+    /// An Apple M1 Mac, through m1n1
+    M1,
+}
+
+impl ProbeBoard {
+    /// The crate of the board's probe.
+    #[must_use]
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::M1 => "oche-m1-probe",
+        }
+    }
+}
+
+impl ProbeArguments {
+    /// Does what the arguments ask for.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or written, the probe cannot be built, or there is no report to read.
+    pub fn run(&self) -> Result<ExitCode> {
+        match (&self.decode, &self.output) {
+            (Some(file), _) => self.decode(file),
+            (None, Some(output)) => self.write(output).map(|()| ExitCode::SUCCESS),
+            (None, None) => bail!("name a file with --output, or a report with --decode"),
+        }
+    }
+
+    fn write(&self, output: &Path) -> Result<()> {
+        let Outputs { plain, compressed } = outputs(output);
+        let progress = Progress::new(1);
+        let step = progress.step("The probe for EL2");
+        let toolchain = environment::prepare(&[], &step)?;
+        let elf = el2::build_package(toolchain, self.board.package(), &[], &step)?;
+        step.done("");
+        let settings = Settings { seconds: 0, has_next: false };
+        let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+        let image = image_of(&elf, settings)?;
+        if let Some(plain) = &plain {
+            workspace::write_whole(plain, &image)?;
+        }
+        workspace::write_whole(&compressed, &compress(&image)?)?;
+        let names: Vec<String> =
+            plain.iter().chain([&compressed]).map(|path| path.display().to_string()).collect();
+        to_standard_output(|out| writeln!(out, "wrote    {}", names.join(" and ")))
+    }
+
+    fn decode(&self, file: &Path) -> Result<ExitCode> {
+        let mut input = Vec::new();
+        if file == Path::new("-") {
+            io::stdin().read_to_end(&mut input).context("cannot read standard input")?;
+        } else {
+            input = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        }
+        let reading = match reading::read(&input) {
+            Ok(reading) => reading,
+            Err(error) => bail!("{}: {}", file.display(), error.reason()),
+        };
+        to_standard_output(|out| {
+            if self.json {
+                answers::write_json(&reading, out)
+            } else {
+                answers::write_text(&reading, out)
+            }
+        })?;
+        Ok(ExitCode::from(answers::exit_code(&reading)))
+    }
+}
+
+/// The image: the probe with its settings, and an Image for whose memory it has a use.
+///
+/// # Errors
+///
+/// The ELF file is no probe.
+fn image_of(elf: &[u8], settings: Settings) -> Result<Vec<u8>> {
+    let mut image = flatten(elf).context("the probe's file is not an image")?;
+    if !settings.write_into(&mut image) {
+        bail!("the probe's file has no record of settings");
+    }
+    append(&mut image, &[(ItemKind::Kernel, &waiting_image())])?;
+    Ok(image)
+}
+
+/// An arm64 Image that waits for ever.
+fn waiting_image() -> Vec<u8> {
+    let mut image: Vec<u8> = WAIT.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.resize(header::HEADER_BYTES, 0);
+    let fields: [(usize, &[u8]); 2] = [
+        (header::IMAGE_SIZE, &SCRATCH_BYTES.to_le_bytes()),
+        (header::MAGIC_OFFSET, &header::MAGIC),
+    ];
+    for (offset, bytes) in fields {
+        if let Some(place) = image.get_mut(offset..offset + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+    image
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SCRATCH_BYTES, waiting_image};
+    use oche_boot::header;
+
+    #[test]
+    fn image_that_waits_is_one_that_boot_accepts() {
+        let image = waiting_image();
+        let kernel = header::parse_kernel(&image, image.len() as u64).expect("an Image");
+        assert_eq!(kernel.image_size, SCRATCH_BYTES);
+    }
+}

@@ -29,24 +29,31 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// The places that Wireshark looks in on Linux, or, given a folder, two in that.
+    /// The places that Wireshark looks in on Linux: those of the user, or those below `home`.
+    ///
+    /// Wireshark 4.0 takes plugins from `WIRESHARK_CONFIG_DIR` too, and 4.4 does not, so a folder
+    /// stands for a home.
     ///
     /// # Errors
     ///
     /// There is no home folder.
-    pub fn find(wanted: Option<&Path>) -> Result<Self> {
-        if let Some(folder) = wanted {
-            return Ok(Self { configuration: folder.to_owned(), plugins: folder.join("plugins") });
+    pub fn find(home: Option<&Path>) -> Result<Self> {
+        if let Some(home) = home {
+            return Ok(Self::of_home(home, home.join(".config")));
         }
         let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
         let home =
             PathBuf::from(home.context("there is no HOME to install Wireshark's profile in")?);
         let configuration =
             std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
-        Ok(Self {
+        Ok(Self::of_home(&home, configuration))
+    }
+
+    fn of_home(home: &Path, configuration: PathBuf) -> Self {
+        Self {
             configuration: configuration.join("wireshark"),
             plugins: home.join(".local/lib/wireshark/plugins"),
-        })
+        }
     }
 
     /// Writes dissector and profile; gives the files.
@@ -80,7 +87,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let written = Folders::find(Some(folder.path())).unwrap().install().unwrap();
         assert_eq!(written.len(), 4);
-        assert_eq!(fs::read_to_string(folder.path().join("plugins/oche.lua")).unwrap(), DISSECTOR);
-        assert!(folder.path().join("profiles/Oche/colorfilters").exists());
+        let plugin = folder.path().join(".local/lib/wireshark/plugins/oche.lua");
+        assert_eq!(fs::read_to_string(plugin).unwrap(), DISSECTOR);
+        assert!(folder.path().join(".config/wireshark/profiles/Oche/colorfilters").exists());
     }
 }

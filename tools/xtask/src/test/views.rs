@@ -1,7 +1,8 @@
 //! A trace's views as other programs see them: Perfetto's schema, Wireshark's dissector, a browser.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,7 @@ use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::trace::wireshark::Folders;
 use oche::{command, workspace};
+use tempfile::TempDir;
 
 use crate::environment;
 
@@ -77,6 +79,7 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
 /// Lets tshark, with the installed profile and dissector alone, dissect the trace; returns the
 /// number of packets.
 fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
+    // Kept for people; tshark reads a copy, where any user may.
     let path = folder.join("trace.pcapng");
     write_pcapng(
         trace,
@@ -85,9 +88,7 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
         &Symbols::default(),
         &mut File::create(&path)?,
     )?;
-    let configuration = folder.join("wireshark");
-    Folders::find(Some(&configuration))?.install()?;
-    let tshark = Tshark { trace: path, configuration };
+    let tshark = Tshark::new(&path)?;
     for (filter, fields, expected) in PACKETS {
         let printed = tshark.fields(filter, fields)?;
         if printed != *expected {
@@ -147,22 +148,52 @@ const PACKETS: &[(&str, &[&str], &[&str])] = &[
     ),
 ];
 
-/// tshark on one trace, without the user's own configuration.
+/// tshark on one trace, with a home of its own, which anyone may read.
 struct Tshark {
-    trace: PathBuf,
-    configuration: PathBuf,
+    home: TempDir,
+    is_root: bool,
 }
 
 impl Tshark {
+    /// Installs the dissector and the profile, and copies `trace` beside them.
+    fn new(trace: &Path) -> Result<Self> {
+        let home = tempfile::tempdir().context("a folder for tshark")?;
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755))?;
+        Folders::find(Some(home.path()))?.install()?;
+        fs::copy(trace, home.path().join("trace.pcapng"))?;
+        let user = command::text(Command::new("id").arg("-u"), "finding the user")?;
+        Ok(Self { home, is_root: user.trim() == "0" })
+    }
+
     /// Prints `fields` of the packets that `filter` lets pass, one line a packet.
     fn fields(&self, filter: &str, fields: &[&str]) -> Result<Vec<String>> {
-        let mut tshark = Command::new("tshark");
-        tshark.env("WIRESHARK_CONFIG_DIR", &self.configuration);
-        tshark.args(["-2", "-C", "Oche", "-r"]).arg(&self.trace);
+        // Wireshark 4.4 ignores a user's dissectors if root starts it.
+        let mut tshark = match self.is_root {
+            true => Command::new("setpriv"),
+            false => Command::new("tshark"),
+        };
+        if self.is_root {
+            tshark.args(["--reuid=65534", "--regid=65534", "--clear-groups", "tshark"]);
+        }
+        tshark.env("HOME", self.home.path()).current_dir(self.home.path());
+        for name in ["XDG_CONFIG_HOME", "WIRESHARK_CONFIG_DIR", "WIRESHARK_PLUGIN_DIR"] {
+            tshark.env_remove(name);
+        }
+        tshark.args(["-2", "-C", "Oche", "-r", "trace.pcapng"]);
         tshark.args(["-Y", filter, "-T", "fields"]);
         tshark.args(fields.iter().flat_map(|field| ["-e", field]));
-        Ok(command::text(&mut tshark, "tshark")?.lines().map(str::to_owned).collect())
+        Ok(command::text(&mut tshark, "tshark")?.lines().map(with_digits).collect())
     }
+}
+
+/// A line of fields with flags as Wireshark 4.0 prints them: 4.4 prints `True` and `False`.
+fn with_digits(line: &str) -> String {
+    let digit = |field| match field {
+        "True" => "1",
+        "False" => "0",
+        other => other,
+    };
+    line.split('\t').map(digit).collect::<Vec<_>>().join("\t")
 }
 
 /// Opens the report in a browser without a network, and looks for what must be in the page that it

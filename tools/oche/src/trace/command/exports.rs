@@ -54,8 +54,8 @@ pub(super) struct PcapngArguments {
     filter: FilterOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// Install the dissector and the profile `Oche`: for you, or with =DIR there (then used with
-    /// WIRESHARK_CONFIG_DIR=DIR)
+    /// Install the dissector and the profile `Oche`: for you, or with =DIR in that home folder
+    /// (then used with HOME=DIR). Wireshark 4.4 ignores a user's dissectors if root starts it
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     wireshark_profile: Option<Option<PathBuf>>,
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::progress::Step;
-use crate::workspace;
+use crate::{needs, workspace};
 
 /// Runs a program to its end and gives its standard output.
 ///
@@ -97,10 +97,21 @@ pub fn find(program: &str) -> Option<std::path::PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// Reports that a program is missing, and how to get it.
+#[must_use]
+pub fn missing(program: &str) -> String {
+    match needs::package_of(program) {
+        Some(package) => format!(
+            "{program} is missing: run `cargo xtask setup`, or install what Debian's package {package} has"
+        ),
+        None => format!("{program} is missing: install it"),
+    }
+}
+
 fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     if error.kind() == ErrorKind::NotFound {
-        anyhow!("{program} is missing: run `cargo xtask setup`, which installs what is needed")
+        anyhow!("{}", missing(&program))
     } else {
         anyhow!("cannot start {program}: {error}")
     }
@@ -187,18 +198,16 @@ fn keep_log(command: &Command, printed: &str, what: &str) -> Option<std::path::P
 
 #[cfg(test)]
 mod tests {
-    use super::{error_line, known_cause, output};
+    use super::{error_line, known_cause, missing, output};
     use std::process::Command;
 
     #[test]
     fn a_missing_program_is_named_with_what_to_do() {
         let error =
             output(&mut Command::new("no-such-program-here"), "trying").unwrap_err().to_string();
-        assert!(
-            error.contains("no-such-program-here is missing")
-                && error.contains("cargo xtask setup"),
-            "{error}"
-        );
+        assert_eq!(error, "no-such-program-here is missing: install it");
+        let known = missing("mkfs.ext4");
+        assert!(known.contains("cargo xtask setup") && known.contains("e2fsprogs"), "{known}");
     }
 
     #[test]

@@ -11,79 +11,68 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::el2::Toolchain;
+use crate::needs::{NEEDS, Need, Purpose, Sign};
 use crate::progress::Step;
 
 /// How long apt-get waits for another package manager, in seconds.
 const LOCK_SECONDS: u32 = 120;
 
-/// Something that must be there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// The sign that it is installed.
-    pub sign: Sign,
-    /// The Debian package that has it.
-    pub package: &'static str,
-}
-
-/// The sign that a package is installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
-    /// A program of this name on the search path.
-    Program(&'static str),
-    /// A file at this path.
-    File(&'static str),
-}
-
-/// Needed where rustup has no bare-metal target to offer: Debian's newer compiler with its
-/// library's source.
-const COMPILER_NEEDS: [Need; 3] = [
-    Need { sign: Sign::File("/usr/bin/rustc"), package: "rustc-web" },
-    Need {
-        sign: Sign::File("/usr/lib/rustlib/src/rust/library/core/Cargo.toml"),
-        package: "rust-web-src",
-    },
-    Need { sign: Sign::Program("ld.lld"), package: "lld" },
-];
-
-/// Finds the compiler for EL2, and installs it and what `needs` name where they are missing.
+/// Finds the compiler for EL2, and installs it and what `purposes` need where it is missing.
 ///
 /// # Errors
 ///
 /// The machine is not a Debian, this user may not install packages, the archive cannot be reached,
 /// or the disk is full. Each error gives the remedy.
-pub fn prepare(needs: &[Need], step: &Step) -> Result<Toolchain> {
-    let mut missing = missing_of(needs);
+pub fn prepare(purposes: &[Purpose], step: &Step) -> Result<Toolchain> {
     let toolchain = Toolchain::choose(step)?;
-    if toolchain == Toolchain::Debian {
-        missing.extend(missing_of(&COMPILER_NEEDS));
-    }
-    if !missing.is_empty() {
-        install(&missing, step)?;
-        let needs: Vec<_> = needs.iter().chain(&COMPILER_NEEDS).copied().collect();
-        let still: Vec<_> =
-            missing_of(&needs).into_iter().filter(|package| missing.contains(package)).collect();
-        if !still.is_empty() {
-            bail!(
-                "{} is installed but lacks what Oche needs: see `cargo xtask setup` in the README",
-                still.join(", ")
-            );
-        }
-    }
+    let compiler: &[Purpose] =
+        if toolchain == Toolchain::Debian { &[Purpose::Compiler] } else { &[] };
+    install_missing(&[purposes, compiler].concat(), step)?;
     Ok(toolchain)
 }
 
-/// The packages that are missing, found by looking at files alone: nothing is started.
-#[must_use]
-pub fn missing_of(needs: &[Need]) -> Vec<&'static str> {
-    needs.iter().filter(|need| !need.sign.is_present()).map(|need| need.package).collect()
+/// Installs what `purposes` need where it is missing.
+///
+/// # Errors
+///
+/// As for [`prepare`].
+pub fn install_missing(purposes: &[Purpose], step: &Step) -> Result<()> {
+    let missing = missing_for(purposes);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing, step)?;
+    let still = missing_for(purposes);
+    if !still.is_empty() {
+        bail!(
+            "{} is installed but lacks what Oche needs: see `cargo xtask setup` in the README",
+            still.join(", ")
+        );
+    }
+    Ok(())
 }
 
-impl Sign {
-    fn is_present(self) -> bool {
-        match self {
-            Self::Program(name) => command::is_present(name),
-            Self::File(path) => Path::new(path).exists(),
-        }
+/// The packages that are missing for `purposes`, each once.
+fn missing_for(purposes: &[Purpose]) -> Vec<&'static str> {
+    missing_of(NEEDS.iter().filter(|need| purposes.contains(&need.purpose)))
+}
+
+fn missing_of<'a>(needs: impl IntoIterator<Item = &'a Need>) -> Vec<&'static str> {
+    let mut missing: Vec<_> =
+        needs.into_iter().filter(|need| !is_present(need.sign)).map(|need| need.package).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+fn is_present(sign: Sign) -> bool {
+    match sign {
+        Sign::Program(name) => command::is_present(name),
+        Sign::File(path) => Path::new(path).exists(),
+        Sign::PythonModules(names) => Command::new("python3")
+            .args(["-c", &format!("import {names}")])
+            .output()
+            .is_ok_and(|run| run.status.success()),
     }
 }
 
@@ -92,7 +81,7 @@ impl Sign {
 /// # Errors
 ///
 /// As for [`prepare`].
-pub fn install(packages: &[&str], step: &Step) -> Result<()> {
+fn install(packages: &[&str], step: &Step) -> Result<()> {
     let list = packages.join(" ");
     if !command::is_present("apt-get") {
         bail!(
@@ -220,14 +209,17 @@ impl Root {
 
 #[cfg(test)]
 mod tests {
-    use super::{Need, Sign, has_candidate, missing_of};
+    use super::{has_candidate, missing_of};
+    use crate::needs::{Need, Purpose, Sign};
 
     #[test]
     fn only_what_is_missing_is_named() {
-        let needs = [
-            Need { sign: Sign::Program("sh"), package: "dash" },
-            Need { sign: Sign::Program("no-such-program-here"), package: "nothing" },
-            Need { sign: Sign::File("/no/such/file"), package: "nothing-either" },
+        let lacks = |sign, package| Need { purpose: Purpose::Guest, sign, package };
+        let needs: [Need; 4] = [
+            lacks(Sign::Program("sh"), "dash"),
+            lacks(Sign::Program("no-such-program-here"), "nothing"),
+            lacks(Sign::Program("no-other-program-here"), "nothing"),
+            lacks(Sign::File("/no/such/file"), "nothing-either"),
         ];
         assert_eq!(missing_of(&needs), ["nothing", "nothing-either"]);
     }

@@ -80,7 +80,7 @@ fn lint_target(toolchain: Toolchain) -> Result<()> {
         // What rustup's `cargo clippy` would set for its own driver; a folder apart, or the plain
         // build's would be reused.
         Toolchain::Debian => {
-            cargo.env("RUSTC_WORKSPACE_WRAPPER", environment::DEBIAN_LINTER);
+            cargo.env("RUSTC_WORKSPACE_WRAPPER", oche::needs::DEBIAN_LINTER);
             cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
             cargo.env("CARGO_TARGET_DIR", workspace::target().join("el2-debian-lint"));
         }

@@ -37,7 +37,7 @@ pub struct BuildOptions {
 pub fn main(options: &SetupOptions) -> Result<()> {
     let progress = Progress::new(4);
     let step = progress.step("Tools of this machine");
-    let toolchain = environment::prepare(&step)?;
+    let toolchain = environment::prepare_all(&step)?;
     step.done(&format!("Oche is built with {toolchain}"));
 
     let choice = options.kernel.choice();

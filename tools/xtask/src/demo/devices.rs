@@ -67,12 +67,11 @@ pub fn arguments(disks: &Disks) -> Vec<OsString> {
     add("-netdev", "user,id=network0,net=10.0.2.0/24,host=10.0.2.2".into());
     add("-netdev", "user,id=network1,net=10.0.3.0/24,host=10.0.3.2".into());
     add("-device", "nvme,addr=4,drive=nvme,serial=oche-nvme".into());
-    // An empty romfile: no option ROM, which a small installation of QEMU lacks.
-    add("-device", "e1000e,addr=2,netdev=network0,romfile=".into());
+    add("-device", "e1000e,addr=2,netdev=network0".into());
     add("-device", "qemu-xhci,addr=3,id=xhci".into());
     add("-device", "usb-storage,bus=xhci.0,drive=usb".into());
     add("-device", format!("virtio-blk-pci,addr=1,drive=vblk,serial=vblk,{modern}"));
-    add("-device", format!("virtio-net-pci,addr=5,netdev=network1,romfile=,{modern}"));
+    add("-device", format!("virtio-net-pci,addr=5,netdev=network1,{modern}"));
     add("-device", format!("virtio-blk-pci,addr=6,drive=shared,serial=shared,{modern}"));
     add("-device", format!("virtio-rng-pci,addr=7,{modern}"));
     // Memory-mapped: no IOMMU is between this one and memory. No indirect descriptors: the guest

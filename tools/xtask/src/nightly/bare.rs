@@ -1,4 +1,5 @@
-//! `cargo xtask setup` on a Debian that has nothing but its base system, Rust and a C compiler.
+//! The commands of the README on a Debian that has nothing but its base system, Rust and a C
+//! compiler.
 //!
 //! The packages come from the archive of this machine, through the proxies that its apt uses. Rust
 //! and the packages of crates are this machine's.
@@ -15,17 +16,25 @@ use super::workshop::{clone, folder, logged};
 use crate::guest::sources;
 use crate::runner::NotRun;
 
-/// The release that the documents name as enough.
-const SUITE: &str = "bookworm";
 /// The packages that `cargo xtask` needs to start, besides Rust.
 const BEFORE: &str = "ca-certificates gcc libc6-dev git";
+/// What runs there: the set-up, the quick start with less data, a device whose option ROM is not
+/// installed, and the views in the release's own Wireshark and browser.
+const COMMANDS: [&str; 6] = [
+    "cargo xtask setup",
+    "cargo xtask demo --short",
+    "cargo run -q -p oche -- trace report target/demo/trace.oche",
+    "cargo xtask demo --board m1-sim --short",
+    "cargo xtask run --limit 200 -- -device e1000e </dev/null",
+    "cargo xtask test --only views",
+];
 
-/// Makes a base system by debootstrap and runs `cargo xtask setup` in it, as root.
+/// Makes a base system of the release `suite` by debootstrap and runs [`COMMANDS`] in it, as root.
 ///
 /// # Errors
 ///
-/// The set-up fails; [`NotRun`] where this machine cannot make such a system.
-pub(super) fn run(step: &Step) -> Result<String> {
+/// A command fails; [`NotRun`] where this machine cannot make such a system.
+pub(super) fn run(suite: &str, step: &Step) -> Result<String> {
     let user = command::text(Command::new("id").arg("-u"), "finding the user")?;
     if user.trim() != "0" {
         return Err(NotRun("only root can make a base system".into()).into());
@@ -50,21 +59,21 @@ pub(super) fn run(step: &Step) -> Result<String> {
     workspace::remove_folder(&root)?;
     let archive = sources::main_archive()?;
     let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", SUITE]).arg(&root).arg(&archive);
+    debootstrap.args(["--variant=minbase", suite]).arg(&root).arg(&archive);
     logged(step, "debootstrap", debootstrap)?;
-    set_apt_sources(&root)?;
+    set_apt_sources(&root, suite)?;
     let tree = clone(step, "bare/oche")?;
-    let set_up = in_bare(step, &root, toolchain);
+    let ran = in_bare(step, &root, toolchain, suite);
     workspace::remove_folder(&tree)?;
-    set_up?;
+    ran?;
     workspace::remove_folder(&root)?;
-    Ok("all that the set-up needs was installed".to_owned())
+    Ok(format!("{} commands ran on {suite}", COMMANDS.len()))
 }
 
-/// Makes apt in the base system use this machine's archive and proxies, for [`SUITE`].
-fn set_apt_sources(root: &Path) -> Result<()> {
+/// Makes apt in the base system use this machine's archive and proxies, for `suite`.
+fn set_apt_sources(root: &Path, suite: &str) -> Result<()> {
     let apt = root.join("etc/apt");
-    let sources = sources::for_suite(SUITE)?;
+    let sources = sources::for_suite(suite)?;
     let settings = command::text(Command::new("apt-config").arg("dump"), "apt's settings")?;
     // In place of debootstrap's own list, which has no updates.
     fs::write(apt.join("sources.list"), "")
@@ -80,8 +89,8 @@ fn transport_settings(dump: &str) -> String {
     dump.lines().filter(is_kept).map(|line| format!("{line}\n")).collect()
 }
 
-/// Runs the set-up in a mount namespace of its own, so that its mounts end with it.
-fn in_bare(step: &Step, root: &Path, toolchain: &str) -> Result<String> {
+/// Runs the commands in a mount namespace of its own, so that its mounts end with it.
+fn in_bare(step: &Step, root: &Path, toolchain: &str, suite: &str) -> Result<String> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let home = home.context("neither CARGO_HOME nor HOME is set")?;
@@ -98,11 +107,13 @@ fn in_bare(step: &Step, root: &Path, toolchain: &str) -> Result<String> {
            DEBIAN_FRONTEND=noninteractive \\\n\
            PATH=/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -ec '\n\
            apt-get update -q; apt-get install -yq --no-install-recommends {BEFORE}\n\
-           cd /oche; cargo xtask setup'"
+           cd /oche\n\
+           {}'",
+        COMMANDS.join("\n")
     );
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-c", &script, "sh"]).arg(root).arg(toolchain).arg(home);
-    logged(step, "bare", unshare)
+    logged(step, &format!("bare-{suite}"), unshare)
 }
 
 #[cfg(test)]

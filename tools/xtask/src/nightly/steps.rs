@@ -35,7 +35,8 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Device trees of the newest kernel", newest_trees),
     ("Boot file of m1n1, of the newest packages", newest_boot_file),
     ("Tests in a fresh clone", fresh_clone),
-    ("Set-up on a bare Debian", |step, _| bare::run(step)),
+    ("Quick start on a bare Debian 13", |step, _| bare::run("trixie", step)),
+    ("Quick start on a bare Debian 12", |step, _| bare::run("bookworm", step)),
 ];
 
 /// Runs another command of this program.

@@ -53,9 +53,11 @@ impl QemuMachine {
             "-m",
             &format!("{}M", self.memory_mib),
         ]);
-        // No default devices: what is on the bus is what the caller put there. No option ROMs,
-        // which need files that a small installation of QEMU lacks.
+        // No default devices: what is on the bus is what the caller put there.
         add(&["-nodefaults", "-display", "none", "-no-reboot"]);
+        // No option ROMs, unless a device's own argument names one: nothing here runs them, and
+        // they need files that a small installation of QEMU lacks.
+        add(&["-global", "pci-device.romfile="]);
         let serial = match self.serial {
             Serial::Watched => "stdio,id=console,signal=off",
             Serial::Terminal => "stdio,id=console,signal=off,mux=on",
@@ -124,6 +126,7 @@ mod tests {
             line.contains("iommu=smmuv3") && line.ends_with("-kernel image -device edu"),
             "{line}"
         );
+        assert!(line.contains("-global pci-device.romfile= "), "{line}");
         assert!(!line.contains("-append") && !line.contains("-initrd"), "{line}");
     }
 

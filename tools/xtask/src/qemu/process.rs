@@ -230,9 +230,7 @@ fn spawn(machine: &QemuMachine, memory: &GuestRam, monitor: &Path, input: Stdio)
 /// QEMU is missing.
 pub(crate) fn launcher() -> Result<Vec<OsString>> {
     if !command::is_present(PROGRAM) {
-        bail!(
-            "{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm"
-        );
+        bail!("{}", command::missing(PROGRAM));
     }
     // setpriv (util-linux) asks the kernel to end QEMU when the runner dies in whatever way, then
     // becomes QEMU.

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{MDCR_EL2, MDSCR_EL1, Readable, Writeable};
 use oche_el2::frame::{SPSR_SS, TrapFrame};
-use oche_el2::registers::synchronize_context;
+use oche_el2::registers::{SctlrEl12, VbarEl12, synchronize_context};
 use oche_el2::{cache, cpu_setup, trap};
 use oche_types::range::{PAGE, PhysRange};
 
@@ -21,6 +21,10 @@ pub const IRQ: u64 = 1;
 /// [`Seen::vector`]: a FIQ.
 pub const FIQ: u64 = 2;
 
+/// `PSTATE` at EL0 with all exceptions masked, and `SCTLR_EL1.UCI`: EL0 may maintain caches.
+/// Source: Arm ARM DDI 0487, by register name.
+const USER_PSTATE: u64 = 0x3c0;
+const SCTLR_UCI: u64 = 1 << 26;
 /// `NOP`.
 const NOP: u32 = 0xd503_201f;
 
@@ -61,6 +65,7 @@ unsafe extern "C" {
     static oche_probe_interrupt: u8;
     static oche_probe_operation: u8;
     static oche_probe_placeholder: u8;
+    static oche_probe_vectors: u8;
     fn oche_probe_enter(entry: u64, pstate: u64, x0: u64, x1: u64) -> u64;
     fn oche_probe_leave(result: u64) -> !;
 }
@@ -109,6 +114,22 @@ pub unsafe fn operation(instruction: u32, operand: u64, rounds: u64) -> Seen {
     Seen::of(run((&raw const oche_probe_operation) as u64, operand, rounds))
 }
 
+/// Executes `instruction` once at EL0, where EL1 allows cache maintenance. It ends with an
+/// exception to EL1, so only what it does to EL2 is seen. Only after the self-test has run.
+///
+/// # Safety
+///
+/// As for [`operation`].
+pub unsafe fn unprivileged(instruction: u32, operand: u64) {
+    patch(instruction);
+    let begin = (&raw const oche_probe_begin) as u64;
+    cpu_setup::reset_guest();
+    VbarEl12.write(CODE.load(Ordering::Relaxed) + ((&raw const oche_probe_vectors) as u64 - begin));
+    SctlrEl12.write(SctlrEl12.read() | SCTLR_UCI);
+    let entry = (&raw const oche_probe_placeholder) as u64;
+    enter(entry, (operand, 1), USER_PSTATE);
+}
+
 /// Begins an operation that does nothing in a software step, which is taken to EL2. Whoever takes
 /// it clears `MDSCR_EL1.SS`. Only after the self-test has run.
 pub fn step() -> Seen {
@@ -148,11 +169,16 @@ fn run(entry: u64, x0: u64, x1: u64) -> u64 {
 
 /// Enters the probe at `entry` with `pstate` and `MDSCR_EL1` as given.
 fn run_as(entry: u64, (x0, x1): (u64, u64), pstate: u64, debug_control: u64) -> u64 {
-    let offset = entry - (&raw const oche_probe_begin) as u64;
     cpu_setup::reset_guest();
     MDSCR_EL1.set(debug_control);
     // The exception return looks at it before it synchronizes the context.
     synchronize_context();
+    enter(entry, (x0, x1), pstate)
+}
+
+/// Enters the probe at `entry` with `pstate`, and EL1's registers as they are.
+fn enter(entry: u64, (x0, x1): (u64, u64), pstate: u64) -> u64 {
+    let offset = entry - (&raw const oche_probe_begin) as u64;
     IS_PROBING.store(true, Ordering::Relaxed);
     // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
     let result = unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, pstate, x0, x1) };
@@ -236,7 +262,7 @@ probe_done:
     // x0 = source, x1 = limit.
     .global oche_probe_interrupt
 oche_probe_interrupt:
-    adr     x9, probe_vectors
+    adr     x9, oche_probe_vectors
     msr     vbar_el1, x9
     mov     x12, xzr
     mov     x15, #1
@@ -266,7 +292,7 @@ oche_probe_interrupt:
     // x0 = operand, x1 = rounds.
     .global oche_probe_operation
 oche_probe_operation:
-    adr     x9, probe_vectors
+    adr     x9, oche_probe_vectors
     msr     vbar_el1, x9
     mov     x12, xzr
     mrs     x10, cntpct_el0
@@ -283,7 +309,8 @@ oche_probe_placeholder:
     b       probe_done
 
     .balign 2048
-probe_vectors:
+    .global oche_probe_vectors
+oche_probe_vectors:
     .rept   5
     .balign 128
     mov     x12, #3

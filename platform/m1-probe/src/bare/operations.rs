@@ -44,6 +44,8 @@ struct Form {
     bit: u64,
     bit_name: &'static str,
     operand: Operand,
+    /// Whether EL0 may execute it, if EL1 allows that.
+    is_for_user: bool,
 }
 
 /// The operand of a form.
@@ -63,19 +65,26 @@ const fn by_address(
     bit: u64,
     bit_name: &'static str,
 ) -> Form {
-    Form { name, instruction, bit, bit_name, operand: Operand::Address }
+    Form { name, instruction, bit, bit_name, operand: Operand::Address, is_for_user: false }
 }
 
 const fn by_set(name: &'static str, instruction: u32, level: u64) -> Form {
-    Form { name, instruction, bit: TSW, bit_name: "TSW", operand: Operand::Set(level) }
+    Form {
+        name,
+        instruction,
+        bit: TSW,
+        bit_name: "TSW",
+        operand: Operand::Set(level),
+        is_for_user: false,
+    }
 }
 
 const FORMS: [Form; 12] = [
-    by_address("dc-civac", 0xd50b_7e20, TPC, "TPC"),
-    by_address("dc-cvac", 0xd50b_7a20, TPC, "TPC"),
+    Form { is_for_user: true, ..by_address("dc-civac", 0xd50b_7e20, TPC, "TPC") },
+    Form { is_for_user: true, ..by_address("dc-cvac", 0xd50b_7a20, TPC, "TPC") },
     Form { operand: Operand::Discarded, ..by_address("dc-ivac", 0xd508_7620, TPC, "TPC") },
-    by_address("dc-cvau", 0xd50b_7b20, TPU, "TPU"),
-    by_address("ic-ivau", 0xd50b_7520, TPU, "TPU"),
+    Form { is_for_user: true, ..by_address("dc-cvau", 0xd50b_7b20, TPU, "TPU") },
+    Form { is_for_user: true, ..by_address("ic-ivau", 0xd50b_7520, TPU, "TPU") },
     by_address("ic-iallu", 0xd508_751f, TPU, "TPU"),
     by_address("ic-ialluis", 0xd508_711f, TPU, "TPU"),
     by_set("dc-cisw-l1", 0xd508_7e40, 1),
@@ -104,21 +113,38 @@ pub(super) fn maintenance(prepared: &Prepared) {
             Operand::Address | Operand::Discarded => kernel.start + 2 * PAGE,
             Operand::Set(level) => (level - 1) << 1,
         };
-        HCR_EL2.set(plain | form.bit);
-        TAKEN.store(0, Ordering::Relaxed);
-        EXPECTED.store(SYSTEM_INSTRUCTION, Ordering::Relaxed);
-        // SAFETY: it traps, or maintains the cache of a scratch page; by set and way, stage 2 and
-        // SWIO make an invalidation clean too.
-        let trapped = unsafe { probe::operation(form.instruction, operand, 1) };
-        EXPECTED.store(0, Ordering::Relaxed);
-        HCR_EL2.set(plain);
-        let does_trap = TAKEN.load(Ordering::Relaxed) == 1 && trapped.vector == NONE;
-        let word = if does_trap { "traps" } else { "does-not-trap" };
-        print_line(&alloc::format!("trap.{}", form.name), word, form.bit_name, does_trap);
+        let run = || {
+            // SAFETY: it traps, or maintains the cache of a scratch page; by set and way, stage 2
+            // and SWIO make an invalidation clean too.
+            unsafe { probe::operation(form.instruction, operand, 1) }.vector == NONE
+        };
+        report_trap(&alloc::format!("trap.{}", form.name), &form, plain, run);
+        if form.is_for_user {
+            let run = || {
+                // SAFETY: as above.
+                unsafe { probe::unprivileged(form.instruction, operand) };
+                true
+            };
+            report_trap(&alloc::format!("trap.el0-{}", form.name), &form, plain, run);
+        }
         if form.operand == Operand::Address {
             time(&form, operand);
         }
     }
+}
+
+/// Reports whether `form`, which `run` executes, traps with its bit set beside `plain` in
+/// `HCR_EL2`. `run` returns whether it ended as it should.
+fn report_trap(name: &str, form: &Form, plain: u64, run: impl FnOnce() -> bool) {
+    HCR_EL2.set(plain | form.bit);
+    TAKEN.store(0, Ordering::Relaxed);
+    EXPECTED.store(SYSTEM_INSTRUCTION, Ordering::Relaxed);
+    let has_ended = run();
+    EXPECTED.store(0, Ordering::Relaxed);
+    HCR_EL2.set(plain);
+    let does_trap = TAKEN.load(Ordering::Relaxed) == 1 && has_ended;
+    let word = if does_trap { "traps" } else { "does-not-trap" };
+    print_line(name, word, form.bit_name, does_trap);
 }
 
 /// The time of a form that does not trap, with its barrier.

@@ -9,6 +9,7 @@
 mod costs;
 mod cpu_code;
 mod cpus;
+mod devices;
 mod identification;
 mod operations;
 mod report;
@@ -62,12 +63,15 @@ fn measure(prepared: &Prepared) {
     let mut stage2 = prepared.stage2(&[]);
     prepared.selftest::<M1Board>(env!("CARGO_PKG_VERSION"), &mut stage2);
     hw::selftest::darts(&all, &mut ownership, &mut darts);
-    hw::selftest::interrupt_controller(port::line(tree).as_ref());
+    let line = port::line(tree);
+    hw::selftest::interrupt_controller(line.as_ref());
+    devices::software_line(line.as_ref());
     identification::report();
     costs::invalidations();
     costs::split_block(prepared.layout.guest.as_slice(), prepared.layout.image, &mut stage2);
     operations::maintenance(prepared);
     operations::step();
     cpus::report(&prepared.machine, prepared.layout.image);
+    devices::bus_error();
     selftest::end();
 }

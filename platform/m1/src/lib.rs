@@ -19,4 +19,5 @@ pub mod nvme;
 pub mod ownership;
 pub mod power;
 pub mod screen;
+pub mod software_line;
 pub mod windows;

@@ -91,7 +91,7 @@ pub const ASSUMPTIONS: &[Assumption] = &[
     Assumption {
         name: "bus-error-reported",
         claim: "a bus error of EL2's own access is reported at the access, or by ISR_EL1.A",
-        evidence: None("needs a bus error on purpose: the checklist's `power`"),
+        evidence: Lines(&["bus.error"]),
         if_wrong: "the guest's kernel panics with an SError that EL2 caused",
     },
     Assumption {
@@ -121,13 +121,13 @@ pub const ASSUMPTIONS: &[Assumption] = &[
     Assumption {
         name: "software-line",
         claim: "software can assert a line that no device drives, as a level",
-        evidence: None("needs a kernel's driver: the checklist's `trace-port`"),
+        evidence: Lines(&["aic.software-line"]),
         if_wrong: "there is no trace port; read the trace otherwise",
     },
     Assumption {
         name: "port-window-empty",
         claim: "nothing is at 0x600000000",
-        evidence: None("needs an access to what may be nothing"),
+        evidence: Lines(&["bus.port-window"]),
         if_wrong: "boot Oche without a trace: oche.trace=0",
     },
     Assumption {

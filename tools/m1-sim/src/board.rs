@@ -17,6 +17,7 @@ use super::memory::BoardMemory;
 use super::power::SimulatedPowerDomain;
 use super::process::{Socket, end, lines_of, spawn};
 use super::serial::{self, SerialPort};
+use super::usb::{self, UsbController};
 use super::{linux, nvme, tables, tree};
 
 /// Where DRAM begins.
@@ -76,6 +77,8 @@ pub struct BoardOutcome {
     pub copied_bytes: u64,
     /// Accesses by devices that DARTs refused.
     pub refusals: u64,
+    /// Events that the USB controller wrote.
+    pub usb_events: u64,
     /// The watchdog was set to reset the machine.
     pub is_reset: bool,
     /// How often the machine was stopped to model a device.
@@ -115,6 +118,7 @@ pub struct SimulatedBoard {
     /// The power domains that DARTs are in, each with the numbers of its DARTs.
     domains: Vec<(SimulatedPowerDomain, Vec<usize>)>,
     nvme: nvme::Nvme,
+    usb: Option<UsbController>,
     port: SerialPort,
     /// Lines of QEMU's own serial port, if the board has it.
     serial: Option<Receiver<String>>,
@@ -164,6 +168,7 @@ impl SimulatedBoard {
         };
         memory.forget_name();
         let port = SerialPort::new(&memory, &mac.typed);
+        let usb = mac.has_usb.then(|| UsbController::new(&memory));
         let mut board = Self {
             memory,
             debugger,
@@ -176,6 +181,7 @@ impl SimulatedBoard {
             darts,
             domains,
             nvme: nvme::Nvme::default(),
+            usb,
             port,
             serial,
             by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
@@ -194,6 +200,10 @@ impl SimulatedBoard {
         }
         self.debugger.watch(WATCHDOG_CONTROL, 4)?;
         for (address, bytes) in nvme::Nvme::watches() {
+            self.debugger.watch(address, bytes)?;
+        }
+        for (address, bytes) in UsbController::watches().into_iter().filter(|_| self.usb.is_some())
+        {
             self.debugger.watch(address, bytes)?;
         }
         for address in linux::LINE_WORDS.into_iter().filter(|_| self.has_linux) {
@@ -216,7 +226,7 @@ impl SimulatedBoard {
 
     /// The machine's memory, to be read while the board runs.
     #[must_use]
-    pub fn memory(&self) -> &BoardMemory {
+    pub fn memory(&self) -> &Rc<BoardMemory> {
         &self.memory
     }
 
@@ -318,6 +328,10 @@ impl SimulatedBoard {
     fn sum_up(&mut self) -> BoardOutcome {
         let mut outcome = std::mem::take(&mut self.outcome);
         outcome.violations.extend(self.darts.iter().flat_map(|dart| dart.violations.clone()));
+        if let Some(usb) = &self.usb {
+            outcome.violations.extend(usb.violations.clone());
+            outcome.usb_events = usb.events;
+        }
         match std::mem::replace(&mut self.tables, Tables::Early) {
             Tables::Early => {}
             Tables::Due => outcome.violations.push("the tables were never checked".to_owned()),
@@ -355,6 +369,11 @@ impl SimulatedBoard {
         }
         if nvme::Nvme::watches().iter().any(|(watched, _)| *watched == address) {
             return self.nvme.ring(memory, address);
+        }
+        if let (Some(usb), Some(dart)) = (&mut self.usb, self.darts.get_mut(usb::DMA_DART))
+            && UsbController::watches().iter().any(|(watched, _)| *watched == address)
+        {
+            return usb.written(memory, dart, address);
         }
         if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
             dart.ring(memory);

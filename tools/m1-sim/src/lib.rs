@@ -25,6 +25,7 @@ mod serial;
 mod tables;
 pub mod tree;
 mod u_boot;
+mod usb;
 
 pub use board::{BoardOutcome, BoardParts, DIRT, SimulatedBoard};
 pub use mac::{DARTS, Mac};

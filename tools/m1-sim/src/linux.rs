@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 
-use super::dart;
+use super::dart::{self, DartSetting};
 use super::mac::{DARTS, Mac};
 use super::property::{cells, set};
 
@@ -44,6 +44,8 @@ const SHARED: u32 = 32;
 pub const DEVICES: [(&str, &[(usize, u32)]); 4] =
     [("port0", &[(0, 1)]), ("port1", &[(1, 1)]), ("audio", &[(4, 2)]), ("usb", &[(2, 0), (3, 1)])];
 
+/// The first of [`DARTS`] are those of PCIe.
+const PCIE_DARTS: usize = 2;
 /// QEMU's further arguments: a serial port on its standard output.
 pub const QEMU: [&str; 4] = ["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"];
 /// The CPU: one without features that Oche does not offer a guest, such as SVE.
@@ -66,10 +68,16 @@ pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
     is_ours.then_some((registers + u64::from(line / 32 * 4), 1 << (line % 32)))
 }
 
-/// A Mac for a stock kernel: two CPUs, which the kernel starts by the spin table.
+/// A Mac for a stock kernel: two CPUs, which the kernel starts by the spin table. As on an M1 Pro,
+/// the DARTs of PCIe cannot bypass, and the others can. Source: the lines that Linux' driver prints
+/// there, AsahiLinux/linux#70; an M1 has DARTs of both kinds as well, UbuntuAsahi/ubuntu-asahi#137.
 #[must_use]
 pub fn mac() -> Mac {
-    Mac { cpus: 2, has_linux: true, ..Mac::default() }
+    let mut mac = Mac { cpus: 2, has_linux: true, ..Mac::default() };
+    for setting in mac.settings.iter_mut().take(PCIE_DARTS) {
+        *setting = DartSetting::NoBypass;
+    }
+    mac
 }
 
 /// Puts into the tree what the kernel needs of QEMU's, and devices behind the DARTs.

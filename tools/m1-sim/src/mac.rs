@@ -76,6 +76,8 @@ pub struct Mac {
     pub files: Vec<(u64, Vec<u8>)>,
     /// What a person types on the serial port, in order.
     pub typed: Vec<TypedText>,
+    /// The first USB controller is in the tree, and answers.
+    pub has_usb: bool,
     /// More arguments for QEMU.
     pub arguments: Vec<OsString>,
     /// No device is at the addresses that the tree has for `sio`'s DART and the NVMe: accesses
@@ -121,6 +123,7 @@ impl Default for Mac {
             has_linux: false,
             files: Vec::new(),
             typed: Vec::new(),
+            has_usb: false,
             arguments: Vec::new(),
             has_dead_devices: false,
             linger: Duration::ZERO,

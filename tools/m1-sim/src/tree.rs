@@ -9,7 +9,7 @@ use dtoolkit::{Node, Property};
 use super::dart::DartSetting;
 use super::mac::{DARTS, Mac};
 use super::property::{cells, child_with_prefix, set};
-use super::u_boot;
+use super::{u_boot, usb};
 
 /// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer,
 /// `/chosen`.
@@ -27,6 +27,9 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     complete_reserved(root, mac);
     complete_cpus(root, mac)?;
     complete_darts(root)?;
+    if mac.has_usb {
+        usb::complete(root)?;
+    }
     if mac.has_dead_devices {
         move_to_nowhere(root)?;
     }

@@ -233,7 +233,7 @@ fn stock_kernel(
     let step = progress
         .step("Debian's kernel, its DART driver, its programs, and Oche: one image for a Mac");
     let folder = output.join("linux");
-    let (guest, kernel) = linux::prepare(&folder, &step)?;
+    let (guest, kernel) = linux::prepare(&options.kernel.choice(), &folder, &step)?;
     let bench = Bench::with_guest(toolchain, &[], &guest, &folder, &step)?;
     step.done(&format!("{} {}, {} MiB", kernel.package, kernel.version, bench.image.len() >> 20));
 

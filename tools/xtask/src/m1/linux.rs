@@ -22,7 +22,7 @@ const SCRIPT: &str = include_str!("init.sh");
 /// The kernel's command line: its messages on the serial port and the screen; and it does not wait
 /// for a driver of Apple's interrupt controller, which it lacks, before it probes what is wired to
 /// that.
-const BOOT_ARGUMENTS: &str =
+pub const BOOT_ARGUMENTS: &str =
     "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1 fw_devlink=permissive";
 
 /// The trace that the guest read from Oche's port and reported in hexadecimal.
@@ -68,14 +68,18 @@ fn guest(
     Ok(GuestFiles { kernel: kernel.image.clone(), initrd: Some(initrd), options })
 }
 
-/// Fetches the stock kernel, its programs and the DART driver of its own source, and gives what
+/// Fetches a kernel of Debian, its programs and the DART driver of its own source, and gives what
 /// `oche pack` takes; and what the kernel is called.
 ///
 /// # Errors
 ///
 /// Something cannot be had.
-pub fn prepare(into: &Path, step: &Step) -> Result<(GuestFiles, GuestKernel)> {
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+pub fn prepare(
+    choice: &KernelChoice,
+    into: &Path,
+    step: &Step,
+) -> Result<(GuestFiles, GuestKernel)> {
+    let kernel = kernel::fetch(choice, step)?;
     kernel.verify()?;
     let module = module::build(&kernel, step)?;
     let userland = Userland::fetch(step)?;

@@ -23,6 +23,15 @@ pub struct UBoot {
     pub binary: PathBuf,
 }
 
+/// Asks the archive for the newest package, whatever is in the cache.
+///
+/// # Errors
+///
+/// The archive cannot be reached.
+pub fn refresh(step: &Step) -> Result<()> {
+    Archive::open(SUITE)?.update(step)
+}
+
 /// Gives the binary from the cache, or fetches the package that the archive's list names.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ mod first_screen;
 mod hazards;
 mod memory;
 mod ordering;
-pub(super) mod u_boot;
+pub(crate) mod u_boot;
 
 pub(super) use ordering::VERDICT as ORDERING_VERDICT;
 
@@ -24,6 +24,7 @@ use oche_types::range::PhysRange;
 use expect::{expect, expect_on_screen};
 
 use super::port;
+use crate::guest::kernel::KernelChoice;
 use crate::m1::bench::{self, Bench};
 use crate::m1::linux;
 
@@ -165,9 +166,13 @@ fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<BoardOutcom
 /// # Errors
 ///
 /// The first thing that went wrong.
-pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<String> {
+pub(crate) fn run_stock_kernel(
+    toolchain: Toolchain,
+    choice: &KernelChoice,
+    step: &Step,
+) -> Result<String> {
     let folder = workspace::target().join("test").join("m1-linux");
-    let (guest, kernel) = linux::prepare(&folder, step)?;
+    let (guest, kernel) = linux::prepare(choice, &folder, step)?;
     let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
     step.detail(&kernel.release);
     let board = bench.board(&oche_m1_sim::linux::mac())?;

@@ -14,6 +14,7 @@ use super::{
     document_commands, fault, m1, mac_trees, mistakes, port, probe, reset, views, watch,
     wrong_input,
 };
+use crate::guest::kernel::KernelChoice;
 use crate::m1::device_tree::KernelSource;
 use crate::measure::{compare, memory};
 use crate::soak::hostile::{Images, batch};
@@ -70,8 +71,12 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         boot_file::run(toolchain, &sources, step)
     }),
     ("Probe on the simulated M1", |step, _| probe::run(toolchain(step)?, step)),
-    ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
-    ("U-Boot on the simulated M1", |step, _| m1::u_boot::run(toolchain(step)?, step)),
+    ("Stock kernel on the simulated M1", |step, _| {
+        m1::run_stock_kernel(toolchain(step)?, &KernelChoice::stock(), step)
+    }),
+    ("U-Boot on the simulated M1, then the stock kernel", |step, _| {
+        m1::u_boot::run(toolchain(step)?, &KernelChoice::stock(), step)
+    }),
     ("Device faults, reported by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
     ("Mistakes of drivers, explained by the trace", |step, _| {
         mistakes::run(toolchain(step)?, step)

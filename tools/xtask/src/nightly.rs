@@ -11,6 +11,7 @@ use crate::runner::{self, StepResult, StepVerdict};
 use crate::soak;
 
 mod bare;
+mod kernels;
 mod options;
 mod reproducible;
 mod steps;

@@ -1,16 +1,16 @@
 //! The steps of `cargo xtask nightly`.
 
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use oche::progress::Step;
 use oche::workspace;
 
 use super::options::NightlyOptions;
-use super::workshop::{cargo, clone, folder, logged};
-use super::{bare, reproducible};
+use super::workshop::{cargo, clone, folder, logged, own};
+use super::{bare, kernels, reproducible};
 use crate::environment;
+use crate::guest::kernel::KernelSeries;
 use crate::m1::device_tree::KernelSource;
 use crate::test::boot_file::{self, Sources};
 use crate::test::mac_trees;
@@ -23,6 +23,9 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Reproducible images for EL2", |step, _| reproducible::run(step)),
     ("Demo", |step, _| own(step, "demo", &["demo"])),
     ("Demo on the simulated M1", |step, _| own(step, "demo-m1", &["demo", "--board", "m1-sim"])),
+    ("Kernel 6.12 of today, both boards", |step, _| kernels::run(step, KernelSeries::Trixie)),
+    ("Newest kernel, both boards", |step, _| kernels::run(step, KernelSeries::Newest)),
+    ("U-Boot of today, then the newest kernel", |step, _| kernels::u_boot(step)),
     ("Damaged trace files", damaged_files),
     ("Soak of random programs", |step, options| soak(step, options, "soak", options.ops, &[])),
     ("Soak of hostile sequences", |step, options| {
@@ -38,13 +41,6 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Quick start on a bare Debian 13", |step, _| bare::run("trixie", step)),
     ("Quick start on a bare Debian 12", |step, _| bare::run("bookworm", step)),
 ];
-
-/// Runs another command of this program.
-fn own(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(std::env::current_exe().context("this program's path")?);
-    command.args(arguments).current_dir(workspace::root());
-    logged(step, name, command)
-}
 
 /// Random programs, or hostile sequences, from a fresh seed; or the rest of a run before.
 fn soak(

@@ -48,3 +48,14 @@ pub(super) fn cargo(folder: &Path) -> Command {
     cargo.current_dir(folder);
     cargo
 }
+
+/// Runs another command of this program.
+///
+/// # Errors
+///
+/// As [`logged`].
+pub(super) fn own(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe().context("this program's path")?);
+    command.args(arguments).current_dir(workspace::root());
+    logged(step, name, command)
+}

@@ -9,10 +9,14 @@
 
 pub mod board;
 pub mod entry;
+mod entry_state;
+mod fail_open;
 mod fdt_buffer;
+pub mod handover;
 pub mod heap;
 mod launch;
 pub mod memory;
+mod packed;
 pub mod prepare;
 pub mod selftest;
 pub mod spin_table;

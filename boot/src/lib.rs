@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod banner;
 pub mod blob;
 pub mod blocks;
 pub mod guest_fdt;
@@ -20,6 +21,7 @@ pub mod header;
 pub mod identity;
 pub mod layout;
 pub mod machine;
+pub mod native;
 pub mod normalize;
 pub mod options;
 pub mod payload;

@@ -10,6 +10,24 @@ use oche_engine::Isolation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(pub log::LevelFilter);
 
+/// What Oche does if it cannot go on before the guest runs, and the packed kernel is U-Boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailOpen {
+    /// Starts U-Boot without Oche.
+    After {
+        /// How long the reason stays on the screen before that.
+        seconds: u8,
+    },
+    /// Stops the machine.
+    Off,
+}
+
+impl Default for FailOpen {
+    fn default() -> Self {
+        Self::After { seconds: 10 }
+    }
+}
+
 /// The values of all options.
 #[derive(Clone, Copy, Debug)]
 pub struct BootOptions<'a> {
@@ -38,6 +56,8 @@ pub struct BootOptions<'a> {
     pub has_windows: bool,
     /// `oche.fiq`: `direct` or `virtual`.
     pub fiq: Route,
+    /// `oche.fail-open`: seconds, or `off`.
+    pub fail_open: FailOpen,
 }
 
 impl Default for BootOptions<'_> {
@@ -54,6 +74,7 @@ impl Default for BootOptions<'_> {
             selftest: false,
             has_windows: true,
             fiq: Route::default(),
+            fail_open: FailOpen::default(),
         }
     }
 }
@@ -94,6 +115,7 @@ impl<'a> BootOptions<'a> {
             "oche.selftest" => parse_word(value, &SWITCH).map(|chosen| self.selftest = chosen),
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
             "oche.fiq" => parse_word(value, &ROUTES).map(|chosen| self.fiq = chosen),
+            "oche.fail-open" => parse_fail_open(value).map(|chosen| self.fail_open = chosen),
             "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
             "oche.iommu-map" => {
                 self.iommu_map = Some(value);
@@ -126,6 +148,14 @@ fn parse_size(text: &str) -> Option<u64> {
         None => digits.parse().ok()?,
     };
     number.checked_mul(1 << shift)
+}
+
+/// `off`, or a number of seconds.
+fn parse_fail_open(text: &str) -> Option<FailOpen> {
+    match text {
+        "off" => Some(FailOpen::Off),
+        _ => text.parse().ok().map(|seconds| FailOpen::After { seconds }),
+    }
 }
 
 const LEVELS: [(&str, log::LevelFilter); 4] = [
@@ -197,6 +227,22 @@ mod tests {
         );
         options.take("oche.fiq", "virtual", &mut |_| panic!("it is good"));
         assert_eq!(options.fiq, Route::Virtual);
+    }
+
+    #[test]
+    fn a_failure_starts_u_boot_after_some_seconds_unless_that_is_off() {
+        let choice = |value| {
+            let mut options = BootOptions::default();
+            let mut is_refused = false;
+            options.take("oche.fail-open", value, &mut |_| is_refused = true);
+            (options.fail_open, is_refused)
+        };
+        assert_eq!(choice("off"), (FailOpen::Off, false));
+        assert_eq!(choice("0"), (FailOpen::After { seconds: 0 }, false));
+        assert_eq!(choice("60"), (FailOpen::After { seconds: 60 }, false));
+        for refused in ["no", "", "256", "-1"] {
+            assert_eq!(choice(refused), (FailOpen::After { seconds: 10 }, true), "{refused}");
+        }
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub unsafe trait Board {
     /// Whether the guest's `/memory` includes Oche's image, as a reservation: a guest that uses
     /// only the first range (U-Boot) would otherwise lose the memory after the image.
     const RESERVES_IMAGE: bool;
+    /// Whether firmware enters Oche as it would enter a kernel. Then a packed U-Boot can start in
+    /// Oche's place if Oche cannot go on: see [`fail_open`](super::fail_open).
+    const FAILS_OPEN: bool;
 
     /// Bytes of heap that the engine and the board's drivers need, for `ram_bytes` of RAM and a
     /// pool of `pool_bytes`.

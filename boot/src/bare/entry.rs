@@ -14,9 +14,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_el2::{entry_global_asm, frame, image, percpu, vectors};
+use oche_el2::{entry_global_asm, features, frame, image, percpu, vectors};
 use oche_types::range::PhysRange;
 
+use crate::bare::entry_state::{self, FIRST};
 use crate::bare::stage1::{self, Use};
 use crate::header;
 
@@ -53,9 +54,12 @@ macro_rules! entry {
 /// `CNTPCT_EL0` at the first instruction of EL2.
 static ENTRY_TICKS: AtomicU64 = AtomicU64::new(0);
 
-/// Sets the boot CPU's number and vectors before the platform's `main`. `entry_ticks` is
-/// `CNTPCT_EL0` at the entry.
+/// Saves the registers that are not saved yet, and sets the boot CPU's number and vectors, before
+/// the platform's `main`. `entry_ticks` is `CNTPCT_EL0` at the entry.
 pub fn begin(entry_ticks: u64) {
+    if features::has_host_extensions() {
+        entry_state::save();
+    }
     ENTRY_TICKS.store(entry_ticks, Ordering::Relaxed);
     percpu::set_index(0);
     vectors::install();
@@ -91,7 +95,15 @@ oche_entry:
     mrs     x9, CurrentEL
     cmp     x9, #(2 << 2)
     b.ne    oche_not_el2                // a board's own, without a stack, or oche_park (`image.ld`)
+    // What `enter_el2` changes, for `entry_state`.
+    mrs     x25, hcr_el2
+    mrs     x26, sctlr_el2
+    mrs     x27, cptr_el2
+    mrs     x28, daif
+    mrs     x9, spsel
+    orr     x28, x28, x9
     enter_el2
+    mov     x19, sp                     // SP_EL2, as SPSel is 1 now
     mrs     x24, cntpct_el0
     adrp    x21, _start
     bl      oche_clean_image
@@ -121,6 +133,18 @@ oche_entry:
     stp     xzr, xzr, [x9], #16
     b       4b
 5:
+    adrp    x9, {first}
+    add     x9, x9, :lo12:{first}
+    stp     x25, x26, [x9]
+    stp     x27, x28, [x9, #16]
+    mrs     x10, mair_el2
+    mrs     x11, tcr_el2
+    stp     x10, x11, [x9, #32]
+    mrs     x10, ttbr0_el2
+    stp     x10, x19, [x9, #48]
+    mrs     x10, vbar_el2
+    mrs     x11, tpidr_el2
+    stp     x10, x11, [x9, #64]
     adrp    x9, __stacks_start
     add     x9, x9, #{stack_bytes}
     mov     sp, x9
@@ -163,6 +187,7 @@ oche_clean_image:
     ret
 "#,
     flags = const header::OWN_FLAGS,
+    first = sym FIRST,
     stack_bytes = const percpu::STACK_BYTES,
     mair = const stage1::MAIR,
 );

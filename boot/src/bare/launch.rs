@@ -12,12 +12,19 @@ use oche_types::range::{PAGE, PhysRange};
 
 use crate::bare::memory::{bytes, copy};
 use crate::bare::prepare::Prepared;
-use crate::bare::{entry, heap, spin_table, stage1};
-use crate::guest_fdt::{self, Changes, Edit, Reservation, VirtioPort};
+use crate::bare::spin_table::{self, WaitingCpu};
+use crate::bare::{entry, fail_open, handover, heap, stage1};
+use crate::guest_fdt::{self, Changes, Edit, Reservation, SpinCpu, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 
 /// Most bytes by which the guest's FDT is larger than firmware's.
 const FDT_GROWTH: u64 = 64 << 10;
+
+/// The board's part of the guest's FDT.
+struct GuestChanges<'a> {
+    edit: Option<&'a dyn Edit>,
+    port: Option<VirtioPort>,
+}
 
 impl Prepared {
     /// The trace's layout: a ring of `oche.trace` bytes for each CPU.
@@ -63,12 +70,76 @@ impl Prepared {
     /// is added to the FDT.
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
+    /// Everything that can fail happens before the first of the other CPUs enters Oche.
     pub fn launch(mut self, edit: Option<&dyn Edit>, port: Option<VirtioPort>) -> ! {
-        let fdt = self.load(edit, port);
+        smp::prepare(self.machine.affinities(), stage1::regime(), self.layout.guest);
+        cpu_setup::configure();
+        self.check_blocks();
+        let waiting = spin_table::find(&self.machine, self.layout.release);
+        let changes = GuestChanges { edit, port };
+        let room = self.plan_fdt(&changes, &waiting);
+        copy(bytes(self.kernel_file), self.layout.kernel.start);
+        // From here on, nothing fails, and U-Boot could not have the CPUs.
+        fail_open::disarm();
+        let cpus = spin_table::take(&waiting, self.layout.release);
+        let fdt = self.load_fdt(&changes, &cpus, room);
         self.report(fdt);
-        // The guest starts with its MMU off: what was written through the cache must be in memory,
-        // and no line of a place that it will write may be left. Booting contract: kernel and FDT
-        // clean to the PoC.
+        self.clean_loaded(fdt);
+        log::info!("boot took {} ns from the entry on", entry::nanoseconds());
+        heap::seal();
+        smp::enter_guest(self.layout.kernel.start, fdt.start)
+    }
+
+    /// Finds a place for the guest's FDT. Whichever of the CPUs come, it fits there: it is made
+    /// once with all of them, and one that does not come only loses its node.
+    fn plan_fdt(&mut self, changes: &GuestChanges<'_>, waiting: &[WaitingCpu]) -> PhysRange {
+        let all: Vec<SpinCpu> = waiting.iter().map(WaitingCpu::present).collect();
+        let bytes = self.guest_fdt(changes, &all).len() as u64;
+        let old_bytes = self.machine.blob().len() as u64;
+        let place = self.layout.place_fdt((old_bytes + FDT_GROWTH).max(bytes));
+        let place = place.unwrap_or_else(|error| fatal(format_args!("{error}")));
+        handover::will_write(place);
+        place
+    }
+
+    /// Writes the guest's FDT to `place`, and returns where it is.
+    fn load_fdt(
+        &self,
+        changes: &GuestChanges<'_>,
+        cpus: &[SpinCpu],
+        place: PhysRange,
+    ) -> PhysRange {
+        let blob = self.guest_fdt(changes, cpus);
+        let fdt = PhysRange { start: place.start, end: place.start + blob.len() as u64 };
+        assert!(place.covers(&fdt), "invariant: the guest's FDT fits the place planned for it");
+        copy(&blob, fdt.start);
+        fdt
+    }
+
+    /// The guest's FDT.
+    fn guest_fdt(&self, changes: &GuestChanges<'_>, cpus: &[SpinCpu]) -> Vec<u8> {
+        let mut reserved = Vec::new();
+        if self.reserves_image {
+            let range = self.layout.image.grown_to(PAGE);
+            reserved.push(Reservation { name: "oche", range, no_map: true });
+        }
+        let changes = Changes {
+            memory: self.layout.offered.as_slice(),
+            initrd: self.initrd,
+            bootargs: self.options.bootargs,
+            board: changes.edit,
+            port: changes.port,
+            reserved: &reserved,
+            spin_table: cpus,
+        };
+        let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
+        blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
+    }
+
+    /// The guest starts with its MMU off: what was written through the cache must be in memory, and
+    /// no line of a place that it will write may be left. Booting contract: kernel and FDT clean to
+    /// the PoC.
+    fn clean_loaded(&self, fdt: PhysRange) {
         for range in [fdt, self.layout.kernel] {
             cache::clean_and_invalidate(range);
         }
@@ -79,40 +150,6 @@ impl Prepared {
             start: self.layout.kernel.start,
             end: self.layout.kernel.start,
         });
-        cpu_setup::configure();
-        self.check_blocks();
-        log::info!("boot took {} ns from the entry on", entry::nanoseconds());
-        heap::seal();
-        smp::enter_guest(self.layout.kernel.start, fdt.start)
-    }
-
-    /// Writes the guest's FDT and copies its kernel, and returns where the FDT is.
-    fn load(&mut self, edit: Option<&dyn Edit>, port: Option<VirtioPort>) -> PhysRange {
-        smp::prepare(self.machine.affinities(), stage1::regime(), self.layout.guest);
-        let spin_table = spin_table::take(&self.machine, self.layout.release);
-        let mut reserved = Vec::new();
-        if self.reserves_image {
-            let range = self.layout.image.grown_to(PAGE);
-            reserved.push(Reservation { name: "oche", range, no_map: true });
-        }
-        let changes = Changes {
-            memory: self.layout.offered.as_slice(),
-            initrd: self.initrd,
-            bootargs: self.options.bootargs,
-            board: edit,
-            port,
-            reserved: &reserved,
-            spin_table: &spin_table,
-        };
-        let old_bytes = self.machine.blob().len() as u64;
-        let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
-        let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
-        let room = (old_bytes + FDT_GROWTH).max(blob.len() as u64);
-        let place = self.layout.place_fdt(room);
-        let place = place.unwrap_or_else(|error| fatal(format_args!("{error}")));
-        copy(&blob, place.start);
-        copy(bytes(self.kernel_file), self.layout.kernel.start);
-        PhysRange { start: place.start, end: place.start + blob.len() as u64 }
     }
 
     /// Checks the tables that this CPU is about to use.

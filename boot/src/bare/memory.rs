@@ -27,11 +27,20 @@ pub fn map_registers(range: PhysRange) {
 
 /// Maps RAM, or what firmware describes as RAM.
 pub(super) fn map_memory(range: PhysRange) {
-    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT as firmware
-    // gives it; what is mapped already, Oche's own image, stays as it is.
-    if unsafe { stage1::map(range, Use::Memory) }.is_err() {
+    if try_map_memory(range).is_err() {
         fatal(format_args!("EL2 cannot map memory {range}"));
     }
+}
+
+/// As [`map_memory`].
+///
+/// # Errors
+///
+/// [`CannotMap`].
+pub(super) fn try_map_memory(range: PhysRange) -> Result<(), CannotMap> {
+    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, of the FDT as firmware gives it,
+    // or of the packed image; what is mapped already, Oche's own image, stays as it is.
+    unsafe { stage1::map(range, Use::Memory) }
 }
 
 /// Maps RAM except the image, which is mapped already: its stacks' guard pages must stay unmapped.

@@ -1,6 +1,7 @@
 //! Preparing boot: reads and checks what firmware and the packer have left, and plans the memory.
 //!
-//! Every step either succeeds, or prints one line `oche: fatal: ...` and turns the machine off.
+//! Every step either succeeds, or prints one line `oche: fatal: ...`. Then the machine is turned
+//! off, or U-Boot starts without Oche ([`fail_open`]).
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,13 +15,12 @@ use oche_types::range::{PAGE, PhysRange, RangeList};
 use crate::bare::board::Board;
 use crate::bare::entry::FdtAddress;
 use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
-use crate::bare::{fdt_buffer, heap, stage1};
+use crate::bare::packed::PackedFiles;
+use crate::bare::{entry_state, fail_open, fdt_buffer, handover, heap, stage1};
 use crate::blob;
-use crate::header::{self, HEADER_BYTES, Kernel};
 use crate::layout::{LayoutRequest, MemoryLayout, below_image, trace_bytes};
 use crate::machine::Machine;
 use crate::options::{BootOptions, retired};
-use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
 /// The results of preparation, before the guest is loaded.
 ///
@@ -53,32 +53,41 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     if !features::has_host_extensions() {
         fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
     }
-    let machine = read_machine::<B>(fdt);
+    if B::FAILS_OPEN {
+        fail_open::arm(fdt);
+    }
+    let (machine, fdt) = read_machine::<B>(fdt);
     cpu_setup::check_entry();
     if cpu_setup::check_coherence() == Coherence::NoCaches {
         log::info!(
             "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
         );
     }
+    entry_state::save_apple();
     firmware::set_present(machine.has_psci_smc);
     let image = image::range();
     if !machine.ram.covers(&image) {
         fatal(format_args!("Oche's image at {image} is not in RAM"));
     }
-    let files = PackedFiles::find(&machine.ram, image);
+    let files = find_files(&machine.ram, image);
     let options = read_options(&machine, files.options);
-    let (kernel_file, kernel) = files.kernel();
+    let (kernel_file, kernel) =
+        files.kernel().unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
     let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
     let around_ram = B::around_ram(&machine.ram);
     let by_page = below_image(image, around_ram, &machine.ram);
     let initrd = files.initrd.or(machine.initrd);
+    // Only a native start reads firmware's FDT again.
+    let [kept_fdt, trampoline] = match B::FAILS_OPEN {
+        true => [fdt, handover::trampoline()],
+        false => Default::default(),
+    };
     let request = LayoutRequest {
         ram: &machine.ram,
         firmware: &machine.reserved,
         image,
         // Also the options' text: the command line is read from it when the guest's FDT is written.
-        // Firmware's FDT is not read again.
-        sources: &[kernel_file, files.options],
+        sources: &[kernel_file, files.options, kept_fdt, trampoline],
         initrd,
         kernel,
         pool_bytes: options.pool_bytes,
@@ -91,13 +100,16 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     };
     let layout =
         MemoryLayout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    for written in [layout.reserved, layout.kernel] {
+        handover::will_write(written);
+    }
     open_memory(&layout, &machine.ram, trace);
     let reserves_image = B::RESERVES_IMAGE;
     Prepared { machine, options, layout, kernel_file, initrd, around_ram, by_page, reserves_image }
 }
 
-/// Reads the FDT at `fdt` and checks that it describes the board `B`.
-fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
+/// Reads the FDT at `fdt` and checks that it describes the board `B`. Also returns its place.
+fn read_machine<B: Board>(fdt: FdtAddress) -> (Machine<'static>, PhysRange) {
     let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
     if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
         fatal(format_args!("x0 holds no FDT address: {:#x}", fdt.0));
@@ -115,49 +127,14 @@ fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
     if !machine.has_compatible(B::COMPATIBLE) {
         fatal(format_args!("{}", B::INCOMPATIBLE));
     }
-    machine
+    (machine, whole)
 }
 
-/// The files that were packed with Oche, and their places in RAM.
-struct PackedFiles {
-    options: PhysRange,
-    kernel: Option<PhysRange>,
-    initrd: Option<PhysRange>,
-}
-
-impl PackedFiles {
-    /// Reads the payload's header, which follows the image, and maps the payload.
-    fn find(ram: &RangeList, image: PhysRange) -> Self {
-        let start = image.end;
-        let in_ram = ram.as_slice().iter().find(|range| range.contains(start));
-        let room = in_ram.map_or(0, |range| range.end - start);
-        // The packer wrote the length of the whole file into the header of Oche's image.
-        let length = own_image_size(image).saturating_sub(image.size()).min(room);
-        let header = PhysRange { start, end: start + room.min(MAX_HEADER_BYTES as u64) };
-        // The rest of RAM is mapped later, when there is memory for its tables.
-        map_memory(PhysRange { end: header.end.max(start + length), ..header }.grown_to(PAGE));
-        let payload = payload::parse(bytes(header), length)
-            .unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
-        let place = |item: Item| PhysRange {
-            start: start + item.offset,
-            end: start + item.offset + item.length,
-        };
-        Self {
-            options: payload.options.map(place).unwrap_or_default(),
-            kernel: payload.kernel.map(place),
-            initrd: payload.initrd.map(place),
-        }
-    }
-
-    /// The kernel's file, and the requirements in its header.
-    fn kernel(&self) -> (PhysRange, Kernel) {
-        let Some(file) = self.kernel else {
-            fatal(format_args!("the payload has no guest kernel"))
-        };
-        let end = file.end.min(file.start + HEADER_BYTES as u64);
-        let kernel = header::parse_kernel(bytes(PhysRange { end, ..file }), file.size());
-        (file, kernel.unwrap_or_else(|error| fatal(format_args!("{}", error.reason()))))
-    }
+/// The packed files. The payload follows the image, and may end where RAM does.
+fn find_files(ram: &RangeList, image: PhysRange) -> PackedFiles {
+    let in_ram = ram.as_slice().iter().find(|range| range.contains(image.end));
+    let files = PackedFiles::find(in_ram.map_or(0, |range| range.end - image.end));
+    files.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
 }
 
 fn read_options(machine: &Machine<'static>, text: PhysRange) -> BootOptions<'static> {
@@ -171,19 +148,13 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> BootOptions<'sta
         Err(_) => log::warn!("options ignored: not UTF-8"),
     }
     machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
+    fail_open::choose(options.fail_open);
     log::set_max_level(options.log.0);
     fiq::hw::set_route(options.fiq);
     if options.fiq == Route::Virtual {
         log::info!("FIQs are injected by EL2, which takes exits: oche.fiq=virtual");
     }
     options
-}
-
-/// The size in the `Image` header of Oche's own image, in bytes.
-fn own_image_size(image: PhysRange) -> u64 {
-    let at = (image.start + header::IMAGE_SIZE as u64) as *const u64;
-    // SAFETY: in Oche's own text, which is mapped and never written.
-    unsafe { at.read_volatile() }
 }
 
 /// Maps all RAM, sets up the heap, and clears Oche's memory for tables and trace.

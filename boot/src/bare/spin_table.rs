@@ -27,48 +27,92 @@ const _: () = assert!(SLOT_BYTES * MAX_CPUS as u64 <= PAGE, "one page has all wo
 /// Time within which a CPU must enter Oche, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
-/// Takes every CPU of the machine's spin table, and returns the new release address of each for the
-/// guest. `slots` is an unused page that stage 2 maps for the guest. Call it after
-/// [`smp::prepare`], and after stage 2 was built.
-pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
-    let own = smp::own_affinity();
-    // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
-    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, PAGE as usize) };
-    cache::clean_and_invalidate(slots);
-    log::info!("CPUs wait for the guest's words in {slots}");
-    let others = machine.spin_table().filter(|(affinity, _)| *affinity != own);
-    others.map(|(affinity, word)| take_one(machine, slots, affinity, word)).collect()
+/// A CPU that waits in firmware's spin table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WaitingCpu {
+    affinity: u64,
+    /// How Oche takes it; `None` if it stays off.
+    taken: Option<Taken>,
 }
 
-fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -> SpinCpu {
-    let absent = SpinCpu { affinity, release: None };
-    let at = PhysRange { start: word, end: word.saturating_add(8) };
+/// How a CPU is taken.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// Its number in Oche.
+    index: usize,
+    /// Firmware's word.
+    word: u64,
+    /// The word in which the guest will release it.
+    slot: u64,
+}
+
+impl WaitingCpu {
+    /// The CPU in the guest's FDT, if it enters Oche.
+    pub(super) fn present(&self) -> SpinCpu {
+        SpinCpu { affinity: self.affinity, release: self.taken.map(|taken| taken.slot) }
+    }
+}
+
+/// Every CPU of the machine's spin table, and checks that EL2 can store to the word of each.
+/// Changes nothing. `slots` is an unused page that stage 2 maps for the guest. Call it after
+/// [`smp::prepare`].
+pub(super) fn find(machine: &Machine<'_>, slots: PhysRange) -> Vec<WaitingCpu> {
+    let own = smp::own_affinity();
+    let others = machine.spin_table().filter(|(affinity, _)| *affinity != own);
+    let find_one = |(affinity, word)| {
+        let taken = find_one(machine, slots, affinity, word);
+        WaitingCpu { affinity, taken }
+    };
+    others.map(find_one).collect()
+}
+
+fn find_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -> Option<Taken> {
     let Some(index) = smp::find(affinity) else {
         log::warn!("cpu {affinity:#x} stays off: Oche runs on at most {MAX_CPUS} CPUs");
-        return absent;
+        return None;
     };
+    let at = PhysRange { start: word, end: word.saturating_add(8) };
     if !word.is_multiple_of(8) || !machine.ram.covers(&at) {
         log::warn!("cpu {affinity:#x} stays off: its release address {word:#x} is not in RAM");
-        return absent;
+        return None;
     }
     if let Err(result) = stage1::check_store(word) {
         fatal(format_args!(
             "cpu {affinity:#x}: EL2 cannot store to its release address {word:#x}: PAR_EL1 {result:#x}"
         ));
     }
-    let slot = slots.start + index as u64 * SLOT_BYTES;
+    Some(Taken { index, word, slot: slots.start + index as u64 * SLOT_BYTES })
+}
+
+/// Takes the CPUs, and returns the new release address of each for the guest. `slots` is the page
+/// that [`find`] got. Call it after stage 2 was built.
+pub(super) fn take(waiting: &[WaitingCpu], slots: PhysRange) -> Vec<SpinCpu> {
+    // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
+    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, PAGE as usize) };
+    cache::clean_and_invalidate(slots);
+    log::info!("CPUs wait for the guest's words in {slots}");
+    let take_one = |cpu: &WaitingCpu| match cpu.taken {
+        Some(taken) if take_one(cpu.affinity, &taken) => cpu.present(),
+        _ => SpinCpu { affinity: cpu.affinity, release: None },
+    };
+    waiting.iter().map(take_one).collect()
+}
+
+/// Has the CPU enter Oche. Returns whether it came.
+fn take_one(affinity: u64, taken: &Taken) -> bool {
+    let Taken { index, word, slot } = *taken;
     smp::will_wait(index, slot);
     // SAFETY: firmware's word, in RAM, to which EL2 may store.
     unsafe { release(word, smp::spin_entry()) };
     let deadline = CNTPCT_EL0.get() + CNTFRQ_EL0.get() / 1000 * PATIENCE_MILLISECONDS;
     while CNTPCT_EL0.get() < deadline {
         if smp::is_waiting(index) {
-            return SpinCpu { affinity, release: Some(slot) };
+            return true;
         }
         core::hint::spin_loop();
     }
     log::warn!("cpu {affinity:#x} stays off: it did not start within {PATIENCE_MILLISECONDS} ms");
-    absent
+    false
 }
 
 /// Has the CPU that waits for `word` go to `entry`.

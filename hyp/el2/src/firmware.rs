@@ -5,7 +5,24 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::console;
+use crate::lock::Once;
 use crate::psci::{function, status};
+
+/// What boot does before the guest runs, instead of stopping the machine.
+static FALLBACK: Once<fn()> = Once::new();
+
+/// Sets `fallback` to be called where Oche cannot go on, by [`fatal`] or a panic. If it returns,
+/// the machine stops.
+pub fn set_fallback(fallback: fn()) {
+    FALLBACK.set(fallback);
+}
+
+/// Calls the fallback, if one is set.
+pub(crate) fn fall_back() {
+    if let Some(fallback) = FALLBACK.get() {
+        fallback();
+    }
+}
 
 /// Whether firmware answers `SMC`.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
@@ -66,9 +83,10 @@ pub fn halt() -> ! {
     }
 }
 
-/// Prints `oche: fatal:` with the reason and turns the machine off.
+/// Prints `oche: fatal:` with the reason, and turns the machine off unless there is a fallback.
 pub fn fatal(reason: core::fmt::Arguments<'_>) -> ! {
     console::on_fatal();
     console::print(format_args!("oche: fatal: {reason}\n"));
+    fall_back();
     power_off()
 }

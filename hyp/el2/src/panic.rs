@@ -134,6 +134,7 @@ fn stop(frame_pointer: u64) -> ! {
         let _ = hook(&mut console::Writer);
     }
     console::on_fatal();
+    firmware::fall_back();
     print(format_args!("oche: panic: stopped\n"));
     if let Some(action) = ACTION.get() {
         action();

@@ -62,6 +62,7 @@ unsafe impl Board for QemuVirt {
     const INCOMPATIBLE: &'static str =
         "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)";
     const RESERVES_IMAGE: bool = false;
+    const FAILS_OPEN: bool = false;
 
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
         oche_qemu_virt::memory::engine_bytes(ram_bytes, pool_bytes)

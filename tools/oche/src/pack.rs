@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! 0            __image_end (page-aligned)                                     image_size
-//! | Oche, flat, with zeros for BSS and stacks | header | kernel | initrd | options |
+//! | Oche, flat, with zeros for BSS and stacks | header | kernel | initrd | options | a page |
 //! ```
+//! The last page is for the code with which Oche starts a kernel natively (`oche_boot::native`).
 //! The container's format is `oche_boot::payload`'s; this is the side that writes it.
 
 use std::fs;
@@ -157,6 +158,7 @@ pub fn append(image: &mut Vec<u8>, items: &[(ItemKind, &[u8])]) -> Result<()> {
         start + offset,
         "the entries give the places of the items"
     );
+    image.resize(image.len() + ITEM_ALIGNMENT as usize, 0);
     let size = (image.len() as u64).to_le_bytes();
     let place = image.get_mut(header::IMAGE_SIZE..header::IMAGE_SIZE + size.len());
     place.context("the image is shorter than its header")?.copy_from_slice(&size);

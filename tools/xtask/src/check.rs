@@ -10,13 +10,14 @@ use oche::{command, workspace};
 use crate::environment;
 
 /// The packages that are built for the target; what they depend on is checked with them.
-pub(crate) const TARGET_PACKAGES: [&str; 6] = [
+pub(crate) const TARGET_PACKAGES: [&str; 7] = [
     el2::PACKAGE,
     "oche-m1",
     "oche-m1-probe",
     "oche-guest-hostile",
     "oche-guest-dart-driver",
     "oche-guest-m1n1-stub",
+    "oche-guest-native",
 ];
 
 /// Checks form, lints and documentation of everything, on the host and for the target.

@@ -23,6 +23,7 @@ unsafe impl Board for M1Board {
     const COMPATIBLE: &'static str = "apple,t8103";
     const INCOMPATIBLE: &'static str = "this is no M1: the FDT names no apple,t8103";
     const RESERVES_IMAGE: bool = true;
+    const FAILS_OPEN: bool = true;
 
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
         memory::engine_bytes(ram_bytes, pool_bytes)

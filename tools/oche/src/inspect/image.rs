@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 use std::io::Read;
 
 use anyhow::{Context, Result, bail};
+use oche_boot::banner;
 use oche_boot::header;
 use oche_boot::identity;
 use oche_boot::payload::{self, Item};
@@ -108,23 +109,10 @@ impl PackedKernel {
             bytes: bytes.len() as u64,
             memory_bytes,
             page_bytes: image.page_bytes(),
-            banner: banner(bytes),
+            banner: banner::find(bytes).map(str::to_owned),
             sha256: hex_sha256(bytes),
         })
     }
-}
-
-/// The version that Linux and U-Boot keep as text: from its first word to a line's end, at most 120
-/// bytes.
-pub(super) fn banner(bytes: &[u8]) -> Option<String> {
-    const BEGINNINGS: [&[u8]; 2] = [b"Linux version ", b"U-Boot 20"];
-    let start = BEGINNINGS.iter().find_map(|begin| {
-        bytes
-            .windows(begin.len() + 1)
-            .position(|at| at.starts_with(begin) && at.last().is_some_and(u8::is_ascii_digit))
-    })?;
-    let rest = bytes.get(start..)?.iter().take(120).take_while(|byte| matches!(byte, b' '..=b'~'));
-    Some(rest.map(|byte| char::from(*byte)).collect())
 }
 
 fn expand(file: &[u8]) -> Result<Vec<u8>> {

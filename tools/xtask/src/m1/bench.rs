@@ -128,6 +128,19 @@ impl Bench {
         SimulatedBoard::start(&self.image, mac, &self.parts)
     }
 
+    /// Puts the kernel of `guest` into a Mac's memory in place of the image, as m1n1 would without
+    /// Oche; it has not run yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`SimulatedBoard::start`]; and the kernel cannot be read.
+    pub fn native_board(&self, guest: &GuestFiles, mac: &Mac) -> Result<SimulatedBoard> {
+        let kernel = fs::read(&guest.kernel)
+            .with_context(|| format!("cannot read {}", guest.kernel.display()))?;
+        let parts = BoardParts { dirty: PhysRange::default(), ..self.parts.clone() };
+        SimulatedBoard::start(&kernel, mac, &parts)
+    }
+
     /// Runs the guest to its last line; every case must have passed.
     ///
     /// # Errors
@@ -205,6 +218,23 @@ fn own_guest(toolchain: Toolchain, step: &Step) -> Result<GuestFiles> {
     workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
     let options = vec![("oche.pool".to_owned(), "64M".to_owned())];
     Ok(GuestFiles { kernel, initrd: None, options })
+}
+
+/// Builds the tests' kernel that stands for U-Boot, to be packed with `options`.
+///
+/// # Errors
+///
+/// It does not compile.
+pub fn native_guest(
+    toolchain: Toolchain,
+    options: &[(&str, &str)],
+    step: &Step,
+) -> Result<GuestFiles> {
+    let guest = el2::build_package(toolchain, "oche-guest-native", &[], step)?;
+    let kernel = guest.with_extension("img");
+    workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
+    let options = options.iter().map(|(name, value)| (String::from(*name), String::from(*value)));
+    Ok(GuestFiles { kernel, initrd: None, options: options.collect() })
 }
 
 /// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that

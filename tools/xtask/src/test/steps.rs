@@ -71,6 +71,9 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         boot_file::run(toolchain, &sources, step)
     }),
     ("Probe on the simulated M1", |step, _| probe::run(toolchain(step)?, step)),
+    ("Simulated M1: failures that start U-Boot", |step, _| {
+        m1::run_fail_open(toolchain(step)?, step)
+    }),
     ("Stock kernel on the simulated M1", |step, _| {
         m1::run_stock_kernel(toolchain(step)?, &KernelChoice::stock(), step)
     }),

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result, bail};
 use lzma_rust2::XzReader;
+use oche_boot::banner;
 use oche_boot::header;
 use oche_boot::normalize::{MAX_NORMALIZED_BYTES, normalize};
 use oche_boot::tree::Tree;
@@ -320,7 +321,7 @@ fn kernel(bytes: Vec<u8>) -> Result<KernelPayload> {
             Err(error) => (None, Some(format!("{error:#}"))),
         },
     };
-    let banner = if oche.is_some() { None } else { image::banner(&bytes) };
+    let banner = if oche.is_some() { None } else { banner::find(&bytes).map(str::to_owned) };
     let sha256 = image::hex_sha256(&bytes);
     Ok(KernelPayload { image: bytes, sha256, memory_bytes, banner, oche, damage })
 }

@@ -1,0 +1,99 @@
+//! Failures before the guest runs, with a packed U-Boot: it starts natively, and finds what m1n1
+//! would have left it. The kernel of the tests that stands for U-Boot prints what it finds.
+
+use anyhow::{Context, Result, bail};
+use oche::el2::Toolchain;
+use oche::progress::Step;
+use oche::workspace;
+use oche_m1_sim::fdt_fault::FdtFault;
+use oche_m1_sim::{BoardOutcome, Mac};
+
+use super::expect::{expect, expect_on_screen};
+use crate::m1::bench::{self, Bench};
+
+/// The last line of the tests' kernel.
+const END: &str = "native: end";
+
+/// Failures that a Mac can have, in the order of bring-up: each is shown, then U-Boot starts.
+pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<()> {
+    let folder = workspace::target().join("test").join("m1-fail-open");
+    let guest = bench::native_guest(toolchain, &[("oche.fail-open", "1")], step)?;
+    let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
+    let mac = Mac { cpus: 2, ..Mac::default() };
+    let chosen = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    let failures = [
+        (
+            "the FDT names no CPU",
+            Mac { fault: Some(FdtFault::NoCpus), ..mac.clone() },
+            "oche: fatal: the FDT names no CPU",
+        ),
+        (
+            "a pool larger than memory",
+            Mac { chosen: chosen("oche.pool", "100G"), ..mac.clone() },
+            "oche: fatal: too little memory",
+        ),
+        (
+            "a release address that cannot be stored to, with a self-test",
+            Mac {
+                wrong_release: Some(mac.load + 0x100),
+                chosen: chosen("oche.selftest", "1"),
+                ..mac.clone()
+            },
+            "EL2 cannot store to its release address",
+        ),
+    ];
+    for (name, mac, reason) in failures {
+        starts_natively(&bench, &guest, name, &mac, reason, step).context(name)?;
+    }
+    stays_stopped(&bench, &Mac { chosen: chosen("oche.fail-open", "off"), ..mac }, step)
+}
+
+/// Boots, and compares what the kernel finds with what it finds without Oche.
+fn starts_natively(
+    bench: &Bench,
+    guest: &oche::pack::GuestFiles,
+    name: &str,
+    mac: &Mac,
+    reason: &str,
+    step: &Step,
+) -> Result<()> {
+    step.detail(name);
+    let native = bench.native_board(guest, mac)?.run(bench::LIMIT, |line| line == END)?;
+    bench.keep(&format!("{name}, without Oche"), &native)?;
+    let wanted = found(&native).context("without Oche")?;
+    let outcome = bench.board(mac)?.run(bench::LIMIT, |line| line == END)?;
+    bench.keep(name, &outcome)?;
+    for text in [reason, "oche: U-Boot starts without Oche in 1 s: 0"] {
+        expect(&outcome, text).and_then(|()| expect_on_screen(&outcome, text))?;
+    }
+    let found = found(&outcome)?;
+    for (wanted, found) in wanted.iter().zip(&found) {
+        if wanted != found {
+            bail!("without Oche the kernel finds `{wanted}`, and after Oche `{found}`");
+        }
+    }
+    if let Some(violation) = outcome.violations.first() {
+        bail!("an M1 would not have forgiven this: {violation}");
+    }
+    Ok(())
+}
+
+/// What the tests' kernel prints, to its end.
+fn found(outcome: &BoardOutcome) -> Result<Vec<String>> {
+    expect(outcome, END)?;
+    let lines = outcome.lines.iter().filter(|line| line.starts_with("native: "));
+    Ok(lines.cloned().collect())
+}
+
+/// With `oche.fail-open=off` the machine stops.
+fn stays_stopped(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
+    let name = "oche.fail-open is off";
+    let mac = Mac { wrong_release: Some(mac.load + 0x100), ..mac.clone() };
+    let mac = Mac { linger: std::time::Duration::from_secs(3), ..mac };
+    let outcome = bench.run(name, &mac, step)?;
+    expect(&outcome, "EL2 cannot store to its release address").context(name)?;
+    if outcome.has_line("native: ") || outcome.has_line("starts without Oche") {
+        bail!("{name}, and U-Boot starts");
+    }
+    Ok(())
+}

@@ -16,7 +16,7 @@ use oche_boot::machine::Machine;
 use oche_el2::{cache, fiq, smp};
 use oche_types::range::PhysRange;
 
-use super::cpu_code::{FAULTED, FINISHED, RECORDS, Record, oche_probe_cpu};
+use super::cpu_code::{ENTERED, FAULTED, FINISHED, RECORDS, Record, oche_probe_cpu};
 
 /// Time within which a CPU must have gone back, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
@@ -28,8 +28,9 @@ const READ_BY_OCHE: [usize; 6] = [0, 1, 8, 24, 25, 26];
 /// The lines of a CPU that only Apple's have.
 const APPLE_LINES: [&str; 4] = ["ctrr", "hid4", "timer-fiq", "l2c"];
 
-/// Reports the lines of each CPU; the boot CPU is the last.
-pub(super) fn report(machine: &Machine<'_>, image: PhysRange) {
+/// Reports the lines of each CPU; the boot CPU is the last. Returns whether every CPU has left the
+/// probe's code, which U-Boot would be copied over.
+pub(super) fn report(machine: &Machine<'_>, image: PhysRange) -> bool {
     for (record, affinity) in RECORDS.iter().zip(machine.affinities()) {
         record.affinity.store(*affinity, Ordering::Relaxed);
     }
@@ -43,16 +44,22 @@ pub(super) fn report(machine: &Machine<'_>, image: PhysRange) {
     for (affinity, word) in machine.spin_table().filter(|(affinity, _)| *affinity != own) {
         let Some(record) = find(affinity) else { continue };
         record.is_to_wait.store(u64::from(can_wait), Ordering::Relaxed);
-        let has_returned = call(machine, affinity, word, record);
-        can_wait &= has_returned;
+        call(machine, affinity, word, record);
         if record.state.load(Ordering::Relaxed) != 0 {
             describe(affinity, record, boot_cpu, image);
         }
+        can_wait &= !is_inside(record);
     }
-    let Some(record) = boot_cpu else { return };
+    let Some(record) = boot_cpu else { return false };
     record.is_to_wait.store(u64::from(can_wait), Ordering::Relaxed);
     call_here();
     describe(own, record, boot_cpu, image);
+    !RECORDS.iter().any(is_inside)
+}
+
+/// Whether the CPU executes the probe's code.
+fn is_inside(record: &Record) -> bool {
+    record.state.load(Ordering::Relaxed) == ENTERED
 }
 
 fn find(affinity: u64) -> Option<&'static Record> {
@@ -70,38 +77,44 @@ fn call_here() {
     unsafe { oche_probe_cpu() };
 }
 
-/// Has the CPU that waits for `word` measure itself, and reports how it goes. Returns whether it
-/// waits again.
-fn call(machine: &Machine<'_>, affinity: u64, word: u64, record: &Record) -> bool {
+/// Has the CPU that waits for `word` measure itself, and reports how it goes.
+fn call(machine: &Machine<'_>, affinity: u64, word: u64, record: &Record) {
     let line = |what: &str| alloc::format!("cpu{affinity:#x}.{what}");
     let at = PhysRange { start: word, end: word.saturating_add(8) };
     let is_usable = word.is_multiple_of(8) && machine.ram.covers(&at);
     if !is_usable || stage1::check_store(word).is_err() {
-        print_line(&line("enters"), format_args!("{word:#x}"), "release-address", Verdict::Wrong);
-        return false;
+        let value = format_args!("{word:#x}");
+        return print_line(&line("enters"), value, "release-address", Verdict::Wrong);
     }
     flush();
+    let has_entered = || {
+        flush();
+        record.state.load(Ordering::Acquire) != 0
+    };
     let began = CNTPCT_EL0.get();
     // SAFETY: firmware's word, in RAM, to which EL2 may store; the function keeps all memory but
     // its record and the stack that it is called on.
     unsafe { spin_table::release(word, oche_probe_cpu as *const () as u64) };
-    let entered = wait(began, || {
-        flush();
-        record.state.load(Ordering::Acquire) != 0
-    });
+    let mut entered = wait(began, has_entered);
+    if entered.is_none() {
+        // It must not come later, when other code is in the probe's place. One that has just read
+        // the word still comes.
+        // SAFETY: as above; 0 has it go on waiting.
+        unsafe { spin_table::release(word, 0) };
+        entered = wait(CNTPCT_EL0.get(), has_entered);
+    }
     report_time(&line("enters"), entered);
     if entered.is_none() {
-        return false;
+        return;
     }
     // SAFETY: as above; EL2 maps it for good.
     let word = unsafe { &*(word as *const AtomicU64) };
-    let returned = wait(began, || {
+    let returned = wait(CNTPCT_EL0.get(), || {
         cache::clean_and_invalidate(at);
         word.load(Ordering::Acquire) == 0
     });
     flush();
     report_time(&line("returns"), returned);
-    returned.is_some()
 }
 
 /// Waits until `is_so`. Returns the ticks since `began`, or `None` if it took too long.

@@ -10,7 +10,7 @@
 pub mod board;
 pub mod entry;
 mod entry_state;
-mod fail_open;
+pub mod fail_open;
 mod fdt_buffer;
 pub mod handover;
 pub mod heap;

@@ -32,7 +32,7 @@ pub(super) fn arm(fdt: FdtAddress) {
 }
 
 /// From here on, a failure stops the machine.
-pub(super) fn disarm() {
+pub fn disarm() {
     IS_ARMED.store(false, Ordering::Relaxed);
 }
 

@@ -11,6 +11,7 @@ mod cpu_code;
 mod cpus;
 mod devices;
 mod identification;
+mod next;
 mod operations;
 mod report;
 mod show;
@@ -30,6 +31,8 @@ use oche_m1::hw::{self, console, hardware, port};
 use oche_m1::ownership::Ownership;
 use oche_m1_probe::settings::{RECORD_BYTES, Settings};
 
+use next::Next;
+
 oche_boot::entry!(main, "m1-probe");
 
 /// What `oche probe` sets. It lies in the image's constants, where the tool finds it.
@@ -44,15 +47,19 @@ fn main(fdt: FdtAddress) -> ! {
     // The tool has changed the bytes that the compiler knows.
     let settings = Settings::read(black_box(&SETTINGS));
     report::begin();
-    measure(&prepared);
+    let is_alone = measure(&prepared, settings);
     let text = report::finish();
-    show::run(&text, settings);
-    log::info!("the report stays: hold the power button to turn the Mac off");
+    let next = Next::of(settings, is_alone);
+    show::run(&text, &next);
+    if let Next::UBoot { start, .. } = next {
+        // SAFETY: every other CPU has left the probe's code, and waits where firmware has it wait.
+        unsafe { start.start(fdt) }
+    }
     firmware::halt()
 }
 
-/// Measures everything, one line each.
-fn measure(prepared: &Prepared) {
+/// Measures everything, one line each. Returns whether no other CPU executes the probe.
+fn measure(prepared: &Prepared, settings: Settings) -> bool {
     let tree = prepared.machine.tree();
     let all = device_tree::darts(tree);
     let count = device_tree::candidates(&all).count();
@@ -71,7 +78,8 @@ fn measure(prepared: &Prepared) {
     costs::split_block(prepared.layout.guest.as_slice(), prepared.layout.image, &mut stage2);
     operations::maintenance(prepared);
     operations::step();
-    cpus::report(&prepared.machine, prepared.layout.image);
-    devices::bus_error();
+    let is_alone = cpus::report(&prepared.machine, prepared.layout.image);
+    devices::bus_error(settings.has_next);
     selftest::end();
+    is_alone
 }

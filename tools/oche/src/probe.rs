@@ -7,22 +7,26 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use oche_boot::header;
 use oche_boot::payload::ItemKind;
+use oche_boot::{banner, header};
 use oche_m1_probe::reading;
 use oche_m1_probe::settings::Settings;
 
+use crate::destination::refuse_input;
 use crate::output::to_standard_output;
 use crate::pack::command::{Outputs, compress, outputs};
+use crate::pack::kernel_image::KernelImage;
 use crate::pack::{append, flatten};
 use crate::progress::Progress;
 use crate::{el2, environment, workspace};
 
 mod answers;
 
-/// Bytes of memory that the probe needs for itself.
+/// How long the report is shown before U-Boot starts, in seconds.
+const SECONDS: u32 = 90;
+/// Bytes of memory that the probe needs for itself where no U-Boot is.
 const SCRATCH_BYTES: u64 = 64 << 10;
-/// `WFI`, and a branch to the instruction before.
+/// `WFI`, and a branch to the instruction before: what stands for a U-Boot where there is none.
 const WAIT: [u32; 2] = [0xd503_207f, 0x17ff_ffff];
 
 /// Write an image that only measures an M1, or read its report back.
@@ -30,6 +34,7 @@ const WAIT: [u32; 2] = [0xd503_207f, 0x17ff_ffff];
 #[command(after_help = "\
 Examples:
   oche probe --output probe.img
+  oche probe --then u-boot-nodtb.bin --output probe.img     boots the Mac's own Linux afterwards
   oche probe --decode serial.log
   zbarimg --raw -q photo1.jpg photo2.jpg | oche probe --decode -
 
@@ -41,6 +46,12 @@ pub struct ProbeArguments {
     /// Write the image to this file
     #[arg(long, required_unless_present = "decode")]
     output: Option<PathBuf>,
+    /// Start this U-Boot (u-boot-nodtb.bin) natively when the report has been shown
+    #[arg(long, conflicts_with = "decode")]
+    then: Option<PathBuf>,
+    /// Show the report for so many seconds before that
+    #[arg(long, default_value_t = SECONDS, conflicts_with = "decode")]
+    seconds: u32,
     /// Probe this board
     #[arg(long, value_enum, default_value_t = ProbeBoard::M1)]
     board: ProbeBoard,
@@ -86,14 +97,19 @@ impl ProbeArguments {
 
     fn write(&self, output: &Path) -> Result<()> {
         let Outputs { plain, compressed } = outputs(output);
+        for output in plain.iter().chain([&compressed]) {
+            refuse_input(output, self.then.as_deref())?;
+        }
+        // Wrong input is reported before anything is built.
+        let next = self.then.as_deref().map(u_boot).transpose()?;
         let progress = Progress::new(1);
         let step = progress.step("The probe for EL2");
         let toolchain = environment::prepare(&[], &step)?;
         let elf = el2::build_package(toolchain, self.board.package(), &[], &step)?;
         step.done("");
-        let settings = Settings { seconds: 0, has_next: false };
+        let settings = Settings { seconds: self.seconds, has_next: next.is_some() };
         let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-        let image = image_of(&elf, settings)?;
+        let image = image_of(&elf, next.as_ref().map(KernelImage::bytes), settings)?;
         if let Some(plain) = &plain {
             workspace::write_whole(plain, &image)?;
         }
@@ -125,18 +141,32 @@ impl ProbeArguments {
     }
 }
 
-/// The image: the probe with its settings, and an Image for whose memory it has a use.
+/// The image: the probe with its settings, and what it starts afterwards or needs for memory.
 ///
 /// # Errors
 ///
 /// The ELF file is no probe.
-fn image_of(elf: &[u8], settings: Settings) -> Result<Vec<u8>> {
+fn image_of(elf: &[u8], next: Option<&[u8]>, settings: Settings) -> Result<Vec<u8>> {
     let mut image = flatten(elf).context("the probe's file is not an image")?;
     if !settings.write_into(&mut image) {
         bail!("the probe's file has no record of settings");
     }
-    append(&mut image, &[(ItemKind::Kernel, &waiting_image())])?;
+    let nothing = waiting_image();
+    append(&mut image, &[(ItemKind::Kernel, next.unwrap_or(&nothing))])?;
     Ok(image)
+}
+
+/// Reads the U-Boot in `file`.
+///
+/// # Errors
+///
+/// The file cannot be read, or is something else.
+fn u_boot(file: &Path) -> Result<KernelImage> {
+    let kernel = KernelImage::read(file)?;
+    if !banner::is_u_boot(kernel.bytes()) {
+        bail!("{} is no U-Boot: name a u-boot-nodtb.bin", file.display());
+    }
+    Ok(kernel)
 }
 
 /// An arm64 Image that waits for ever.
@@ -157,13 +187,27 @@ fn waiting_image() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SCRATCH_BYTES, waiting_image};
+    use super::{SCRATCH_BYTES, u_boot, waiting_image};
     use oche_boot::header;
+    use std::fs;
 
     #[test]
     fn image_that_waits_is_one_that_boot_accepts() {
         let image = waiting_image();
         let kernel = header::parse_kernel(&image, image.len() as u64).expect("an Image");
         assert_eq!(kernel.image_size, SCRATCH_BYTES);
+    }
+
+    #[test]
+    fn only_u_boot_is_started_afterwards() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("kernel");
+        let mut image = waiting_image();
+        fs::write(&file, &image).expect("written");
+        let error = u_boot(&file).expect_err("refused").to_string();
+        assert!(error.contains("no U-Boot"), "{error}");
+        image.extend(b"U-Boot 2025.01 (x)\0");
+        fs::write(&file, &image).expect("written");
+        assert_eq!(u_boot(&file).expect("U-Boot").bytes(), image);
     }
 }

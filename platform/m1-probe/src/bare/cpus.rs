@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::string::String;
 use oche_boot::bare::selftest::{Verdict, print_line};
-use oche_boot::bare::{spin_table, stage1};
+use oche_boot::bare::{fail_open, spin_table, stage1};
 use oche_boot::machine::Machine;
 use oche_el2::{cache, fiq, smp};
 use oche_types::range::PhysRange;
@@ -48,7 +48,11 @@ pub(super) fn report(machine: &Machine<'_>, image: PhysRange) -> bool {
         if record.state.load(Ordering::Relaxed) != 0 {
             describe(affinity, record, boot_cpu, image);
         }
-        can_wait &= !is_inside(record);
+        if is_inside(record) {
+            can_wait = false;
+            // If it wakes, it must not execute U-Boot in the probe's place.
+            fail_open::disarm();
+        }
     }
     let Some(record) = boot_cpu else { return false };
     record.is_to_wait.store(u64::from(can_wait), Ordering::Relaxed);

@@ -59,11 +59,17 @@ pub(super) fn software_line(line: Option<&PortLine>) {
 }
 
 /// Reads where nothing should be, in the window of the trace's port, and reports how the bus error
-/// arrives. This comes last: should EL2 not survive it, all other lines are there.
-pub(super) fn bus_error() {
-    if !apple::is_apple() {
-        print_line("bus.port-window", "-", "-", NOT_APPLE);
-        return print_line("bus.error", "-", "-", NOT_APPLE);
+/// arrives. This comes last: should EL2 not survive it, all other lines are there. It is left out
+/// if U-Boot `has_to_start`, since a Mac that boots by it must boot in any case.
+pub(super) fn bus_error(has_to_start: bool) {
+    let skipped = match (apple::is_apple(), has_to_start) {
+        (false, _) => Some(NOT_APPLE),
+        (true, true) => Some(Verdict::Skipped("U-Boot has to start in any case: use no --then")),
+        (true, false) => None,
+    };
+    if let Some(verdict) = skipped {
+        print_line("bus.port-window", "-", "-", verdict);
+        return print_line("bus.error", "-", "-", verdict);
     }
     let start = aic::WINDOW.start;
     memory::map_registers(PhysRange { start, end: start + PAGE });

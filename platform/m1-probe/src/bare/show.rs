@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 use core::hint::spin_loop;
 use core::ops::Range;
 
+use super::next::Next;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_m1::hw::console::{self, Memory};
 use oche_m1::screen::Screen;
 use oche_m1_probe::codes;
 use oche_m1_probe::pages::{self, Grid, QUIET};
-use oche_m1_probe::settings::Settings;
 use qrcodegen_no_heap::{QrCode, QrCodeEcc, Version};
 
 /// How long a page stays, in seconds.
@@ -43,10 +43,16 @@ struct Show<'a> {
     pages: Vec<Page>,
 }
 
-/// Shows the pages in turn: for the seconds that are set if something follows, otherwise for ever.
-pub(super) fn run(report: &str, settings: Settings) {
+/// When the pages end, as `CNTPCT_EL0`, or why they do not.
+type End = Result<u64, &'static str>;
+
+/// Shows the pages in turn, until `next` starts, or for ever.
+pub(super) fn run(report: &str, next: &Next) {
     let hertz = CNTFRQ_EL0.get().max(1);
-    let end = settings.has_next.then(|| CNTPCT_EL0.get() + u64::from(settings.seconds) * hertz);
+    let end = match next {
+        Next::UBoot { seconds, .. } => Ok(CNTPCT_EL0.get() + u64::from(*seconds) * hertz),
+        Next::Nothing(reason) => Err(*reason),
+    };
     let Some(screen) = console::screen() else {
         console::send_line("oche: there is no screen to show the report on");
         return while stay(end, || {}) {};
@@ -69,10 +75,10 @@ pub(super) fn run(report: &str, settings: Settings) {
 }
 
 /// Lets a second pass, then calls `update`. Returns false as soon as the time is over.
-fn stay(end: Option<u64>, update: impl FnOnce()) -> bool {
+fn stay(end: End, update: impl FnOnce()) -> bool {
     let next = CNTPCT_EL0.get() + CNTFRQ_EL0.get();
     while CNTPCT_EL0.get() < next {
-        if end.is_some_and(|end| CNTPCT_EL0.get() >= end) {
+        if end.is_ok_and(|end| CNTPCT_EL0.get() >= end) {
             return false;
         }
         spin_loop();
@@ -103,7 +109,7 @@ impl<'a> Show<'a> {
         Self { screen, codes, grid, pages }
     }
 
-    fn draw(&self, number: usize, page: &Page, end: Option<u64>) {
+    fn draw(&self, number: usize, page: &Page, end: End) {
         self.screen.clear();
         self.write_title(number, page, end);
         match page {
@@ -133,15 +139,15 @@ impl<'a> Show<'a> {
         }
     }
 
-    fn write_title(&self, number: usize, page: &Page, end: Option<u64>) {
+    fn write_title(&self, number: usize, page: &Page, end: End) {
         let what = self.what(page);
         let pages = self.pages.len();
         let after = match end {
-            Some(end) => {
+            Ok(end) => {
                 let left = end.saturating_sub(CNTPCT_EL0.get()) / CNTFRQ_EL0.get().max(1);
                 alloc::format!("U-Boot starts in {left} s")
             }
-            None => String::from("hold the power button to turn off"),
+            Err(reason) => String::from(reason),
         };
         let title = alloc::format!(
             "page {} of {pages}, {PAGE_SECONDS} s each: {what}; {after}",

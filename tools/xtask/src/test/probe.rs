@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
@@ -20,13 +20,18 @@ use oche_m1_sim::{BoardOutcome, Mac, screen};
 use oche_types::range::PhysRange;
 
 use crate::environment;
-use crate::m1::bench::Bench;
+use crate::m1::bench::{Bench, native_guest};
 
 /// How long the probe may take until it has shown all pages.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Assumptions that lines answer, but not on the board: its CPUs are not Apple's.
 const NOT_ON_THE_BOARD: [&str; 4] =
     ["bus-error-reported", "ctrr-below-image", "port-window-empty", "software-line"];
+/// How long the report is shown before U-Boot starts, in seconds.
+const SECONDS: u64 = 5;
+/// The beginning of the lines of the kernel that stands for U-Boot, and the last of them.
+const NATIVE: &str = "native: ";
+const NATIVE_END: &str = "native: end";
 /// The package of the probe's image.
 const PACKAGE: &str = "oche-m1-probe";
 
@@ -45,7 +50,8 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     for (name, mac, assumption) in wrong_boards() {
         wrong_board(&bench, name, &mac, assumption, step)?;
     }
-    Ok(format!("{codes} codes on the screen give the report"))
+    next_starts(toolchain, &folder, step)?;
+    Ok(format!("{codes} codes on the screen give the report, and U-Boot starts after it"))
 }
 
 /// The bench of the image that `oche probe` writes.
@@ -198,6 +204,56 @@ fn wrong_board(bench: &Bench, name: &str, mac: &Mac, assumption: &str, step: &St
         bail!("{name}: `oche probe --decode` ends with {code} and says that {failing:?} fail");
     }
     Ok(())
+}
+
+/// With `--then`, the kernel that stands for U-Boot starts after the seconds that were asked for,
+/// and finds what it finds without the probe; so does a second CPU, which the probe has used.
+fn next_starts(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<()> {
+    let name = "U-Boot after the probe";
+    let guest = native_guest(toolchain, &[], step)?;
+    let kernel = guest.kernel.display().to_string();
+    let seconds = SECONDS.to_string();
+    let arguments = ["--then", &kernel, "--seconds", &seconds];
+    let bench = bench(toolchain, "probe-then.img", &arguments, folder, step)?;
+    let mac = Mac { cpus: 2, ..Mac::default() };
+    step.detail(name);
+    let is_last = |line: &str| line == NATIVE_END || is_end(line);
+    let native = bench.native_board(&guest, &mac)?.run(LIMIT, is_last)?;
+    bench.keep(&format!("{name}, without it"), &native)?;
+    let mut reported = None;
+    let mut started = None;
+    let outcome = bench.board(&mac)?.run(LIMIT, |line| {
+        if line.starts_with(LAST_NAME) {
+            reported = Some(Instant::now());
+        }
+        if line.starts_with(NATIVE) && started.is_none() {
+            started = Some(Instant::now());
+        }
+        is_last(line)
+    })?;
+    bench.keep(name, &outcome)?;
+    let (Some(reported), Some(started)) = (reported, started) else {
+        bail!("{name}: it does not start; the log: {}", bench.log(name).display())
+    };
+    let waited = started - reported;
+    if !(SECONDS..2 * SECONDS + 5).contains(&waited.as_secs()) {
+        bail!("{name}: it starts after {waited:?}, not after {SECONDS} s");
+    }
+    let found = |outcome: &BoardOutcome| -> Vec<String> {
+        outcome.lines.iter().filter(|line| line.starts_with(NATIVE)).cloned().collect()
+    };
+    for (wanted, found) in found(&native).iter().zip(&found(&outcome)) {
+        if wanted != found {
+            bail!("without the probe the kernel finds `{wanted}`, and after it `{found}`");
+        }
+    }
+    if !outcome.has_line(NATIVE_END) || !outcome.has_line("native: level-of-cpu-1 0x2") {
+        bail!("{name}: it does not come to its end with both CPUs");
+    }
+    match outcome.violations.first() {
+        Some(violation) => bail!("an M1 would not have forgiven this: {violation}"),
+        None => Ok(()),
+    }
 }
 
 /// The exit code and the output of `oche probe --decode` with a file.

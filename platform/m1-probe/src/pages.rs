@@ -54,7 +54,7 @@ pub fn answers(report: &str, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut held, mut open) = (Vec::new(), Vec::new());
     for assumption in ASSUMPTIONS {
-        match assumption.answer(report) {
+        match assumption.answer(report, true) {
             Answer::Fails(wrong) => {
                 lines.push(format!("FAILS {}: {}", assumption.name, assumption.claim));
                 lines.extend(wrong.iter().map(|line| format!("    {line}")));

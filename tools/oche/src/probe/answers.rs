@@ -41,9 +41,9 @@ struct ReportLine {
 
 /// The exit code: see the command's help.
 pub(super) fn exit_code(reading: &Reading) -> u8 {
-    let fails = ASSUMPTIONS
-        .iter()
-        .any(|assumption| matches!(assumption.answer(&reading.text), Answer::Fails(_)));
+    let fails = ASSUMPTIONS.iter().any(|assumption| {
+        matches!(assumption.answer(&reading.text, reading.is_whole), Answer::Fails(_))
+    });
     match (fails, reading.is_whole) {
         (true, _) => 1,
         (false, false) => 3,
@@ -72,7 +72,7 @@ pub(super) fn write_json(reading: &Reading, out: &mut impl Write) -> io::Result<
 
 fn answers(reading: &Reading) -> Vec<AssumptionAnswer> {
     let answers = ASSUMPTIONS.iter().map(|assumption| {
-        let answer = assumption.answer(&reading.text);
+        let answer = assumption.answer(&reading.text, reading.is_whole);
         AssumptionAnswer {
             name: assumption.name,
             claim: assumption.claim,

@@ -148,7 +148,7 @@ fn whole_report(bench: &Bench, folder: &Path, step: &Step) -> Result<usize> {
     for assumption in ASSUMPTIONS {
         let is_answered = matches!(assumption.evidence, Evidence::Lines(_))
             && !NOT_ON_THE_BOARD.contains(&assumption.name);
-        match assumption.answer(&log.text) {
+        match assumption.answer(&log.text, log.is_whole) {
             Answer::Fails(lines) => bail!("{name}: {} fails: {}", assumption.name, lines[0]),
             Answer::NotAnswered(reason) if is_answered => {
                 bail!("{name}: {} is not answered: {reason}", assumption.name)

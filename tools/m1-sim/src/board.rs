@@ -230,12 +230,6 @@ impl SimulatedBoard {
         &self.memory
     }
 
-    /// The same, also for while [`Self::run`] has the board.
-    #[must_use]
-    pub fn shared_memory(&self) -> Rc<BoardMemory> {
-        Rc::clone(&self.memory)
-    }
-
     /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then
     /// QEMU is ended.
     ///
@@ -448,14 +442,15 @@ fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Re
     memory.write(FDT, &blob);
     memory.write(STUB.start, &parts.stub);
     let has_fiqs = u64::from(!mac.has_linux);
-    let kept = if mac.flaw == Some(Flaw::KeepsCpu) { 1 << 1 } else { 0 };
+    let second_if = |flaw| if mac.flaw == Some(flaw) { 1 << 1 } else { 0 };
     let words = [
         (0x40, mac.load),
         (0x48, FDT),
         (0x50, mac.cpus),
         (0x58, mac.missing),
         (0x60, has_fiqs),
-        (0x68, kept),
+        (0x68, second_if(Flaw::KeepsCpu)),
+        (0x70, second_if(Flaw::SleepsOn)),
     ];
     for (offset, value) in words {
         memory.write(STUB.start + offset, &u64::to_le_bytes(value));

@@ -12,6 +12,8 @@ pub enum Flaw {
     FewLines,
     /// The second CPU does not wait again after the function that it was sent to.
     KeepsCpu,
+    /// EL2's timer does not wake the second CPU.
+    SleepsOn,
 }
 
 impl Flaw {

@@ -53,6 +53,9 @@ pub(super) fn run(report: &str, next: &Next) {
         Next::UBoot { seconds, .. } => Ok(CNTPCT_EL0.get() + u64::from(*seconds) * hertz),
         Next::Nothing(reason) => Err(*reason),
     };
+    if let Err(reason) = end {
+        console::send_line(&alloc::format!("oche: {reason}"));
+    }
     let Some(screen) = console::screen() else {
         console::send_line("oche: there is no screen to show the report on");
         return while stay(end, || {}) {};

@@ -2,8 +2,9 @@
 //!
 //! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 the
 //! number of CPUs, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and IPIs raise
-//! FIQs, 0x68 a bit for each CPU that stays away once it has returned from a function. The table at
-//! 0x1000 has 64 bytes for each CPU: its flag, its target, its arguments.
+//! FIQs, 0x68 a bit for each CPU that stays away once it has returned from a function, 0x70 one for
+//! each CPU whose EL2 timer raises no FIQ. The table at 0x1000 has 64 bytes for each CPU: its flag,
+//! its target, its arguments.
 
 use core::arch::global_asm;
 
@@ -26,6 +27,7 @@ global_asm!(
     .quad   0                           // 0x58: CPUs that never leave
     .quad   0                           // 0x60: FIQs
     .quad   0                           // 0x68: CPUs that stay away
+    .quad   0                           // 0x70: CPUs without EL2's timer
 1:  adrp    x19, _start
     mov     x20, #1
 2:  ldr     x21, [x19, #0x50]
@@ -144,7 +146,11 @@ wire:
     strb    w10, [x9, #0x41e]
     mov     w10, #0x2
     movk    w10, #0x4c00, lsl #16
-    str     w10, [x9, #0x100]           // GICR_ISENABLER0
+    ldr     x11, [x19, #0x70]
+    lsr     x11, x11, x20
+    tbz     x11, #0, 8f
+    and     w10, w10, #~(1 << 26)
+8:  str     w10, [x9, #0x100]           // GICR_ISENABLER0
     dsb     sy
     mov     x9, #0xff
     msr     S3_0_C4_C6_0, x9            // ICC_PMR_EL1

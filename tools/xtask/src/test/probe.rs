@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,7 @@ use oche_types::range::PhysRange;
 
 use crate::environment;
 use crate::m1::bench::{Bench, native_guest};
+use crate::m1::u_boot;
 
 /// How long the probe may take until it has shown all pages.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -47,10 +49,11 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     environment::prepare_codes(step)?;
     let bench = bench(toolchain, "probe.img", &[], &folder, step)?;
     let codes = whole_report(&bench, &folder, step)?;
-    for (name, mac, assumption) in wrong_boards() {
-        wrong_board(&bench, name, &mac, assumption, step)?;
+    for (name, mac, assumptions) in wrong_boards() {
+        wrong_board(&bench, name, &mac, assumptions, step)?;
     }
     next_starts(toolchain, &folder, step)?;
+    u_boot_starts(toolchain, &folder, step)?;
     Ok(format!("{codes} codes on the screen give the report, and U-Boot starts after it"))
 }
 
@@ -82,7 +85,7 @@ struct ProbeRun {
 fn show(bench: &Bench, name: &str, mac: &Mac, folder: &Path, step: &Step) -> Result<ProbeRun> {
     step.detail(name);
     let board = bench.board(mac)?;
-    let memory = board.shared_memory();
+    let memory = Rc::clone(board.memory());
     let mut pictures = Vec::new();
     let mut failure = None;
     let outcome = board.run(LIMIT, |line| {
@@ -173,24 +176,31 @@ fn whole_report(bench: &Bench, folder: &Path, step: &Step) -> Result<usize> {
     Ok(codes::split(&log.text).len())
 }
 
-/// Boards on which an assumption fails, and its name.
-fn wrong_boards() -> [(&'static str, Mac, &'static str); 5] {
+/// Boards on which assumptions fail, and their names.
+fn wrong_boards() -> [(&'static str, Mac, &'static [&'static str]); 6] {
     let lacking = |flaw| Mac { flaw: Some(flaw), cpus: 2, ..Mac::default() };
     [
-        ("a TCR that forgets", lacking(Flaw::DartForgetsTranslation), "dart-reads-back"),
-        ("a TTBR too narrow", lacking(Flaw::NarrowTtbr), "dart-reads-back"),
-        ("too few lines", lacking(Flaw::FewLines), "port-line-exists"),
-        ("a CPU that stays away", lacking(Flaw::KeepsCpu), "cpus-return"),
+        ("a TCR that forgets", lacking(Flaw::DartForgetsTranslation), &["dart-reads-back"]),
+        ("a TTBR too narrow", lacking(Flaw::NarrowTtbr), &["dart-reads-back"]),
+        ("too few lines", lacking(Flaw::FewLines), &["port-line-exists"]),
+        ("a CPU that stays away", lacking(Flaw::KeepsCpu), &["cpus-return"]),
+        ("a CPU that sleeps on", lacking(Flaw::SleepsOn), &["cpus-return", "wfi-keeps-registers"]),
         (
             "a CPU that never enters",
             Mac { cpus: 2, missing: 1 << 1, ..Mac::default() },
-            "uncached-sees-stores",
+            &["uncached-sees-stores"],
         ),
     ]
 }
 
-/// A board on which `assumption` fails, and no other: `oche probe --decode` says so.
-fn wrong_board(bench: &Bench, name: &str, mac: &Mac, assumption: &str, step: &Step) -> Result<()> {
+/// A board on which `assumptions` fail, and no others: `oche probe --decode` says so.
+fn wrong_board(
+    bench: &Bench,
+    name: &str,
+    mac: &Mac,
+    assumptions: &[&str],
+    step: &Step,
+) -> Result<()> {
     step.detail(name);
     let is_last = |line: &str| line.starts_with(LAST_NAME) || is_end(line);
     let outcome = bench.board(mac)?.run(LIMIT, is_last)?;
@@ -200,7 +210,7 @@ fn wrong_board(bench: &Bench, name: &str, mac: &Mac, assumption: &str, step: &St
         .lines()
         .filter_map(|line| line.strip_prefix("fails ")?.trim_start().split(':').next())
         .collect();
-    if code != 1 || failing != [assumption] {
+    if code != 1 || failing != assumptions {
         bail!("{name}: `oche probe --decode` ends with {code} and says that {failing:?} fail");
     }
     Ok(())
@@ -247,6 +257,7 @@ fn next_starts(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<()> {
             bail!("without the probe the kernel finds `{wanted}`, and after it `{found}`");
         }
     }
+    next_stays_away(&bench, step)?;
     if !outcome.has_line(NATIVE_END) || !outcome.has_line("native: level-of-cpu-1 0x2") {
         bail!("{name}: it does not come to its end with both CPUs");
     }
@@ -254,6 +265,41 @@ fn next_starts(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<()> {
         Some(violation) => bail!("an M1 would not have forgiven this: {violation}"),
         None => Ok(()),
     }
+}
+
+/// Debian's U-Boot starts after the probe, and prints its version.
+fn u_boot_starts(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<()> {
+    let u_boot = u_boot::fetch(step)?;
+    let name = "Debian's U-Boot after the probe";
+    step.detail(name);
+    let file = u_boot.binary.display().to_string();
+    let arguments = ["--then", &file, "--seconds", "1"];
+    let bench = bench(toolchain, "probe-u-boot.img", &arguments, folder, step)?;
+    let mut mac = Mac { cpus: 2, ..Mac::default() };
+    // U-Boot sets a GiB aside for a kernel.
+    mac.memory.end += 2 << 30;
+    mac.screen = PhysRange { start: mac.screen.start + (2 << 30), end: mac.screen.end + (2 << 30) };
+    let is_version = |line: &str| line.starts_with("U-Boot 20");
+    let outcome = bench.board(&mac)?.run(LIMIT, |line| is_version(line) || is_end(line))?;
+    bench.keep(name, &outcome)?;
+    if !outcome.lines.iter().any(|line| is_version(line)) {
+        bail!("{name}: it does not start; the log: {}", bench.log(name).display());
+    }
+    Ok(())
+}
+
+/// A CPU that sleeps in the probe's code: U-Boot, which would be copied over it, does not start.
+fn next_stays_away(bench: &Bench, step: &Step) -> Result<()> {
+    let name = "no U-Boot over a CPU";
+    step.detail(name);
+    let linger = Duration::from_secs(2 * SECONDS);
+    let mac = Mac { cpus: 2, flaw: Some(Flaw::SleepsOn), linger, ..Mac::default() };
+    let outcome = bench.board(&mac)?.run(LIMIT, |line| line.starts_with("oche: page 1 "))?;
+    bench.keep(name, &outcome)?;
+    if !outcome.has_line("oche: no U-Boot: a CPU did not come back") || outcome.has_line(NATIVE) {
+        bail!("{name}: see {}", bench.log(name).display());
+    }
+    Ok(())
 }
 
 /// The exit code and the output of `oche probe --decode` with a file.

@@ -33,7 +33,7 @@
 //! line counts as the line that had to be cleaned. EL2 translates by the identity, so a virtual
 //! address is the physical one.
 //!
-//! Source of the interface: QEMU documentation, "QEMU TCG Plugins", API version 1.
+//! Source of the interface: QEMU documentation, "QEMU TCG Plugins", API versions 1 and 4.
 
 // The test program is linked without QEMU.
 #[cfg(not(test))]

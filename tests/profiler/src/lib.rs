@@ -13,11 +13,11 @@
 //!
 //! # Cost and limits
 //!
-//! QEMU adds to a counter inline, without a call, so a run takes little longer than without the
-//! plugin. An addition is not atomic: counts are exact where one thread executes all CPUs, which
-//! `-icount` sees to.
+//! QEMU 7 adds to a counter inline, without a call, so a run takes little longer than without the
+//! plugin; QEMU 10 calls the plugin for each instruction. An addition is not atomic: counts are
+//! exact where one thread executes all CPUs, which `-icount` sees to.
 //!
-//! Source of the interface: QEMU documentation, "QEMU TCG Plugins", API version 1.
+//! Source of the interface: QEMU documentation, "QEMU TCG Plugins", API versions 1 and 4.
 
 // The test program is linked without QEMU.
 #[cfg(not(test))]

@@ -45,6 +45,8 @@ impl Headers {
             return Ok(None);
         };
         let toolchain = Toolchain::of_suite(&kernel.suite, version, step)?;
+        // A machine of the kernel's release may have unpacked them and left them as they were.
+        toolchain.adopt(&root.join("usr/lib"))?;
         Ok(Some(Self { flavour, makefile: common.join("Makefile"), toolchain }))
     }
 

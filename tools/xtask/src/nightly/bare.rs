@@ -25,7 +25,8 @@ const COMMANDS: [&str; 6] = [
     "cargo xtask demo --short",
     "cargo run -q -p oche -- trace report target/demo/trace.oche",
     "cargo xtask demo --board m1-sim --short",
-    "cargo xtask run --limit 200 -- -device e1000e </dev/null",
+    // Leaves the shell as soon as there is one.
+    "while sleep 5; do echo exit; done | cargo xtask run --limit 200 -- -device e1000e",
     "cargo xtask test --only views",
 ];
 

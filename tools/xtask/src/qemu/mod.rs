@@ -16,5 +16,5 @@ pub use machine::{PROGRAM, QemuMachine, Serial};
 pub use memory::{GuestRam, RAM_BASE};
 pub use monitor::Monitor;
 pub use outcome::RunEnding;
-pub(crate) use process::launcher;
 pub use process::{Running, Wish};
+pub(crate) use process::{launcher, version};

@@ -241,6 +241,21 @@ pub(crate) fn launcher() -> Result<Vec<OsString>> {
     Ok(words.iter().map(OsString::from).collect())
 }
 
+/// The major version of QEMU.
+///
+/// # Errors
+///
+/// QEMU is missing, or its version is no number.
+pub(crate) fn version() -> Result<u32> {
+    let text = command::text(Command::new(PROGRAM).arg("--version"), "asking for QEMU's version")?;
+    major_version(&text).with_context(|| format!("QEMU's version is {}", text.trim()))
+}
+
+/// The first number of `QEMU emulator version 10.0.13 (...)`.
+fn major_version(text: &str) -> Option<u32> {
+    text.split_once("version ")?.1.split('.').next()?.parse().ok()
+}
+
 /// Waits for a child to end by itself, for a bounded time.
 fn wait_within(child: &mut Child, patience: Duration) {
     let deadline = Instant::now() + patience;
@@ -283,5 +298,17 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // It is there only if QEMU came so far as to listen.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major_version;
+
+    #[test]
+    fn the_major_version_is_the_first_number() {
+        assert_eq!(major_version("QEMU emulator version 10.0.13 (Debian 1:10.0.13)\n"), Some(10));
+        assert_eq!(major_version("QEMU emulator version 7.2.22\n"), Some(7));
+        assert_eq!(major_version("QEMU"), None);
     }
 }

@@ -56,7 +56,7 @@ read_trace() {
     done
     [ -e /dev/virtio-ports/org.oche.trace ] || { echo "there is no port"; return 1; }
     exec 3<>/dev/virtio-ports/org.oche.trace
-    timeout 20 cat <&3 >/tmp/trace.oche &
+    timeout 120 cat <&3 >/tmp/trace.oche &
     echo end >&3
     wait $!
     exec 3>&-
@@ -70,7 +70,7 @@ tell_trace() {
 # The interrupt is handled after the access: on a busy machine it may come a while later.
 fault_is_reported() {
     addresses=$(dmesg | sed -n 's/.*board-dma .*: refused at 0x0*\([0-9a-f]*\) or .*/\1/p')
-    for _ in 1 2 3 4 5 6 7 8 9 10; do
+    for _ in $(seq 60); do
         for address in $addresses 10000000; do
             dmesg | grep -q "apple-dart.*translation fault.* at 0x$address\$" && return
         done

@@ -4,7 +4,6 @@ mod history;
 
 use std::fs;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
@@ -24,8 +23,6 @@ use crate::guest::kernel::KernelChoice;
 use crate::m1::bench::{self, Bench};
 use crate::m1::{linux, u_boot};
 
-/// How long a run may take: half a minute on two cores.
-const LIMIT: Duration = Duration::from_secs(300);
 /// U-Boot's prompt.
 const PROMPT: &str = "=> ";
 /// Where the loader has put the kernel and its initrd: a person would load them from a disk.
@@ -57,7 +54,7 @@ pub(crate) fn run(toolchain: Toolchain, choice: &KernelChoice, step: &Step) -> R
     let trace = folder.join("trace.oche");
     let recorder = FileRecorder::start(&memory.open_path(), &trace)?;
     let mut seen = Seen::default();
-    let outcome = board.run(LIMIT, |line| {
+    let outcome = board.run(linux::LIMIT, |line| {
         if line.starts_with("guest: ") {
             step.detail(line);
         }

@@ -56,6 +56,8 @@ pub struct BootOptions<'a> {
     pub has_windows: bool,
     /// `oche.fiq`: `direct` or `virtual`.
     pub fiq: Route,
+    /// `oche.darts`, for the board that reads it: `all`, `none`, or a list.
+    pub darts: &'a str,
     /// `oche.fail-open`: seconds, or `off`.
     pub fail_open: FailOpen,
 }
@@ -74,6 +76,7 @@ impl Default for BootOptions<'_> {
             selftest: false,
             has_windows: true,
             fiq: Route::default(),
+            darts: "all",
             fail_open: FailOpen::default(),
         }
     }
@@ -115,6 +118,10 @@ impl<'a> BootOptions<'a> {
             "oche.selftest" => parse_word(value, &SWITCH).map(|chosen| self.selftest = chosen),
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
             "oche.fiq" => parse_word(value, &ROUTES).map(|chosen| self.fiq = chosen),
+            "oche.darts" => {
+                self.darts = value;
+                Some(())
+            }
             "oche.fail-open" => parse_fail_open(value).map(|chosen| self.fail_open = chosen),
             "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
             "oche.iommu-map" => {

@@ -12,6 +12,7 @@ use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use buddy_system_allocator::Heap;
+use oche_el2::failure::Failure;
 use oche_el2::firmware::fatal;
 use oche_el2::lock::SpinLock;
 use oche_engine::heap::{ARRAY_BYTES, rounded};
@@ -114,16 +115,22 @@ unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if IS_SEALED.load(Ordering::Acquire) {
             let bytes = layout.size();
-            fatal(format_args!(
-                "invariant: nothing is allocated after the guest has started ({bytes} bytes)"
-            ));
+            fatal(
+                Failure::Heap,
+                format_args!(
+                    "invariant: nothing is allocated after the guest has started ({bytes} bytes)"
+                ),
+            );
         }
         let block = self.0.lock().alloc(layout);
         if block.is_none() {
             // Everything is allocated before the guest runs, so a bound in the memory layout is too
             // low.
             let (used, total) = usage();
-            fatal(format_args!("no heap for {} bytes: {used} of {total} are used", layout.size()));
+            fatal(
+                Failure::Heap,
+                format_args!("no heap for {} bytes: {used} of {total} are used", layout.size()),
+            );
         }
         block.map_or(null_mut(), NonNull::as_ptr)
     }

@@ -2,6 +2,7 @@
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2, VTTBR_EL2};
 use alloc::vec::Vec;
+use oche_el2::failure::Failure;
 use oche_el2::firmware::fatal;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
@@ -37,7 +38,7 @@ impl Prepared {
     /// tables.
     pub fn stage2(&self, holes: &[PhysRange]) -> Stage2<Cpus> {
         let stage2 = self.build_stage2(holes);
-        stage2.unwrap_or_else(|reason| fatal(format_args!("stage 2: {reason}")))
+        stage2.unwrap_or_else(|reason| fatal(Failure::Stage2, format_args!("stage 2: {reason}")))
     }
 
     fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, MapError> {
@@ -97,7 +98,7 @@ impl Prepared {
         let bytes = self.guest_fdt(changes, &all).len() as u64;
         let old_bytes = self.machine.blob().len() as u64;
         let place = self.layout.place_fdt((old_bytes + FDT_GROWTH).max(bytes));
-        let place = place.unwrap_or_else(|error| fatal(format_args!("{error}")));
+        let place = place.unwrap_or_else(|error| fatal(Failure::Layout, format_args!("{error}")));
         handover::will_write(place);
         place
     }
@@ -133,7 +134,7 @@ impl Prepared {
             spin_table: cpus,
         };
         let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
-        blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
+        blob.unwrap_or_else(|error| fatal(Failure::GuestFdt, format_args!("{}", error.reason())))
     }
 
     /// The guest starts with its MMU off: what was written through the cache must be in memory, and
@@ -162,7 +163,10 @@ impl Prepared {
         {
             if let Some(block) = stage1::first_block(root, region) {
                 let image = self.layout.image;
-                fatal(format_args!("{stage} maps {block} as a block, below the image at {image}"));
+                fatal(
+                    Failure::Block,
+                    format_args!("{stage} maps {block} as a block, below the image at {image}"),
+                );
             }
         }
     }

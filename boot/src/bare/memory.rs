@@ -1,5 +1,6 @@
 //! Extending EL2's own map of memory and registers, and raw access to mapped memory.
 
+use oche_el2::failure::Failure;
 use oche_el2::firmware::fatal;
 use oche_types::range::{PAGE, PhysRange, RangeList};
 
@@ -21,14 +22,14 @@ pub fn map_screen(range: PhysRange) -> Result<(), CannotMap> {
 pub fn map_registers(range: PhysRange) {
     // SAFETY: boot CPU, alone; registers are Device memory. The caller names registers.
     if unsafe { stage1::map(range.grown_to(PAGE), Use::Device) }.is_err() {
-        fatal(format_args!("no room to map the registers at {range}"));
+        fatal(Failure::OwnMap, format_args!("no room to map the registers at {range}"));
     }
 }
 
 /// Maps RAM, or what firmware describes as RAM.
 pub(super) fn map_memory(range: PhysRange) {
     if try_map_memory(range).is_err() {
-        fatal(format_args!("EL2 cannot map memory {range}"));
+        fatal(Failure::OwnMap, format_args!("EL2 cannot map memory {range}"));
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) fn try_map_memory(range: PhysRange) -> Result<(), CannotMap> {
 pub(super) fn map_ram(ram: &RangeList, image: PhysRange) {
     let mut outside = *ram;
     if outside.subtract(image).is_err() {
-        fatal(format_args!("{}", LayoutError::TooManyRanges));
+        fatal(Failure::Layout, format_args!("{}", LayoutError::TooManyRanges));
     }
     for range in outside.as_slice() {
         map_memory(range.grown_to(PAGE));

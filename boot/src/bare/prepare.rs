@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use oche_el2::failure::Failure;
 use oche_el2::fiq::{self, Route};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::stage2::cacheability::Coherence;
@@ -51,7 +52,10 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
     if !features::has_host_extensions() {
-        fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
+        fatal(
+            Failure::NoHostExtensions,
+            format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"),
+        );
     }
     if B::FAILS_OPEN {
         fail_open::arm(fdt);
@@ -67,12 +71,13 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     firmware::set_present(machine.has_psci_smc);
     let image = image::range();
     if !machine.ram.covers(&image) {
-        fatal(format_args!("Oche's image at {image} is not in RAM"));
+        fatal(Failure::ImagePlace, format_args!("Oche's image at {image} is not in RAM"));
     }
     let files = find_files(&machine.ram, image);
     let options = read_options(&machine, files.options);
-    let (kernel_file, kernel) =
-        files.kernel().unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let (kernel_file, kernel) = files
+        .kernel()
+        .unwrap_or_else(|error| fatal(Failure::Payload, format_args!("{}", error.reason())));
     let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
     let around_ram = B::around_ram(&machine.ram);
     let by_page = below_image(image, around_ram, &machine.ram);
@@ -98,8 +103,8 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
         keeps_image: B::RESERVES_IMAGE,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
-    let layout =
-        MemoryLayout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    let layout = MemoryLayout::plan(&request)
+        .unwrap_or_else(|error| fatal(Failure::Layout, format_args!("{error}")));
     for written in [layout.reserved, layout.kernel] {
         handover::will_write(written);
     }
@@ -112,20 +117,21 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
 fn read_machine<B: Board>(fdt: FdtAddress) -> (Machine<'static>, PhysRange) {
     let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
     if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
-        fatal(format_args!("x0 holds no FDT address: {:#x}", fdt.0));
+        fatal(Failure::NoFdt, format_args!("x0 holds no FDT address: {:#x}", fdt.0));
     }
     // Read-write, like the RAM around it: a mapping is not changed later.
     map_memory(first.grown_to(PAGE));
     let Some(size) = blob::total_size(bytes(first)) else {
-        fatal(format_args!("no FDT at {:#x}", fdt.0));
+        fatal(Failure::NoFdt, format_args!("no FDT at {:#x}", fdt.0));
     };
     let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };
     map_memory(whole.grown_to(PAGE));
     B::on_fdt(bytes(whole));
     let machine = Machine::read(bytes(whole), fdt_buffer::take());
-    let machine = machine.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let machine =
+        machine.unwrap_or_else(|error| fatal(Failure::Fdt, format_args!("{}", error.reason())));
     if !machine.has_compatible(B::COMPATIBLE) {
-        fatal(format_args!("{}", B::INCOMPATIBLE));
+        fatal(Failure::OtherMachine, format_args!("{}", B::INCOMPATIBLE));
     }
     (machine, whole)
 }
@@ -134,7 +140,7 @@ fn read_machine<B: Board>(fdt: FdtAddress) -> (Machine<'static>, PhysRange) {
 fn find_files(ram: &RangeList, image: PhysRange) -> PackedFiles {
     let in_ram = ram.as_slice().iter().find(|range| range.contains(image.end));
     let files = PackedFiles::find(in_ram.map_or(0, |range| range.end - image.end));
-    files.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
+    files.unwrap_or_else(|error| fatal(Failure::Payload, format_args!("{}", error.reason())))
 }
 
 fn read_options(machine: &Machine<'static>, text: PhysRange) -> BootOptions<'static> {

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::vec::Vec;
+use oche_el2::failure::Failure;
 use oche_el2::firmware::fatal;
 use oche_el2::{cache, smp};
 use oche_types::MAX_CPUS;
@@ -77,9 +78,12 @@ fn find_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
         return None;
     }
     if let Err(result) = stage1::check_store(word) {
-        fatal(format_args!(
-            "cpu {affinity:#x}: EL2 cannot store to its release address {word:#x}: PAR_EL1 {result:#x}"
-        ));
+        fatal(
+            Failure::ReleaseAddress,
+            format_args!(
+                "cpu {affinity:#x}: EL2 cannot store to its release address {word:#x}: PAR_EL1 {result:#x}"
+            ),
+        );
     }
     Some(Taken { index, word, slot: slots.start + index as u64 * SLOT_BYTES })
 }

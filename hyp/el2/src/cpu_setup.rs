@@ -13,6 +13,7 @@ use aarch64_cpu::registers::{
     VTTBR_EL2, Writeable,
 };
 
+use crate::failure::Failure;
 use crate::firmware::fatal;
 use crate::registers::*;
 use crate::stage2::cacheability::Coherence;
@@ -33,7 +34,10 @@ const GUEST_SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 
 pub fn check_entry() {
     let value = HCR_EL2.get();
     if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
-        fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
+        fatal(
+            Failure::Configuration,
+            format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"),
+        );
     }
     let (has_sve, has_sme) = has_longer_vectors();
     simd::permit(!has_sve && !has_sme);
@@ -44,9 +48,12 @@ pub fn check_entry() {
 pub fn check_coherence() -> Coherence {
     let coherence = Coherence::of(features::has_forced_write_back(), apple::is_apple());
     if coherence == Coherence::Nothing {
-        fatal(format_args!(
-            "this CPU has no FEAT_S2FWB: bytes in Non-cacheable RAM of the guest would be lost"
-        ));
+        fatal(
+            Failure::NoForcedWriteBack,
+            format_args!(
+                "this CPU has no FEAT_S2FWB: bytes in Non-cacheable RAM of the guest would be lost"
+            ),
+        );
     }
     coherence
 }

@@ -5,6 +5,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::console;
+use crate::failure::Failure;
 use crate::lock::Once;
 use crate::psci::{function, status};
 
@@ -83,10 +84,11 @@ pub fn halt() -> ! {
     }
 }
 
-/// Prints `oche: fatal:` with the reason, and turns the machine off unless there is a fallback.
-pub fn fatal(reason: core::fmt::Arguments<'_>) -> ! {
+/// Prints `oche: fatal:` with the reason and the code, and turns the machine off unless there is a
+/// fallback.
+pub fn fatal(failure: Failure, reason: core::fmt::Arguments<'_>) -> ! {
     console::on_fatal();
-    console::print(format_args!("oche: fatal: {reason}\n"));
+    console::print(format_args!("oche: fatal: {reason} ({})\n", failure.code()));
     fall_back();
     power_off()
 }

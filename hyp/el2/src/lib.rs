@@ -32,6 +32,7 @@ pub mod counters;
 #[cfg(target_os = "none")]
 pub mod cpu_setup;
 pub mod device;
+pub mod failure;
 #[cfg(target_os = "none")]
 pub mod fault;
 #[cfg(target_os = "none")]

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2, Readable};
 
 use crate::console::{self, print};
+use crate::failure::Failure;
 use crate::frame::TrapFrame;
 use crate::lock::Once;
 use crate::registers::ElrEl12;
@@ -55,14 +56,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
     };
     IS_REPORTED.store(true, Ordering::Relaxed);
+    let message = info.message();
+    let (cpu, code) = (percpu::index(), Failure::of_panic(&message).code());
     if let Some(location) = info.location() {
-        print(format_args!(
-            "oche: panic: cpu {}: {} at {location}\n",
-            percpu::index(),
-            info.message()
-        ));
+        print(format_args!("oche: panic: cpu {cpu}: {message} at {location} ({code})\n"));
     } else {
-        print(format_args!("oche: panic: cpu {}: {}\n", percpu::index(), info.message()));
+        print(format_args!("oche: panic: cpu {cpu}: {message} ({code})\n"));
     }
     stop(frame_pointer)
 }
@@ -79,10 +78,11 @@ pub(super) unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector:
     let base = image::range().start;
     let (syndrome, far) = (ESR_EL2.get(), FAR_EL2.get());
     IS_REPORTED.store(true, Ordering::Relaxed);
+    let (name, failure) = class(syndrome, far);
     print(format_args!(
-        "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
+        "oche: panic: cpu {}: {name} (vector {vector:#x}, {}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
         percpu::index(),
-        name(syndrome, far),
+        failure.code(),
         HPFAR_EL2.get(),
         frame.elr,
         frame.elr.wrapping_sub(base),
@@ -99,14 +99,14 @@ pub(super) unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector:
 }
 
 /// What happened, in words. Source: Arm ARM DDI 0487, `ESR_EL2`, EC.
-fn name(syndrome: u64, far: u64) -> &'static str {
+fn class(syndrome: u64, far: u64) -> (&'static str, Failure) {
     let guard = stack_bottom() - percpu::GUARD_BYTES..stack_bottom();
     match syndrome >> 26 & 0x3f {
-        0x25 if guard.contains(&far) => "stack overflow",
-        0x25 => "data abort",
-        0x21 => "instruction abort",
-        0x2f => "SError",
-        _ => "exception",
+        0x25 if guard.contains(&far) => ("stack overflow", Failure::StackOverflow),
+        0x25 => ("data abort", Failure::DataAbort),
+        0x21 => ("instruction abort", Failure::InstructionAbort),
+        0x2f => ("SError", Failure::SystemError),
+        _ => ("exception", Failure::Exception),
     }
 }
 

@@ -23,6 +23,7 @@ use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bare::selftest;
 use oche_el2::firmware;
 use oche_el2::mmio;
+use oche_m1::dart_choice::DartChoice;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree;
 use oche_m1::hw::board::M1Board;
@@ -64,7 +65,7 @@ fn measure(prepared: &Prepared, settings: Settings) -> bool {
     let all = device_tree::darts(tree);
     let count = device_tree::candidates(&all).count();
     let mut darts = DartDriver::new(hardware::MappedDarts::map(&all), count, false);
-    let mut ownership = Ownership::new(&darts, count);
+    let mut ownership = Ownership::new(&darts, &DartChoice::all(count));
     console::watch_power(PowerDomains::map(device_tree::power(tree, console::UART.start)));
     // The guest's part of the machine, without a hole: no guest runs.
     let mut stage2 = prepared.stage2(&[]);

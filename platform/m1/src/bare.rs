@@ -14,8 +14,9 @@ use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::tree::Tree;
 use oche_el2::{apple, mmio, panic};
 use oche_m1::aic::WINDOW;
+use oche_m1::dart_choice::DartChoice;
 use oche_m1::darts::DartDriver;
-use oche_m1::device_tree;
+use oche_m1::device_tree::{self, DartNode};
 use oche_m1::hw::board::M1Board;
 use oche_m1::hw::power::PowerDomains;
 use oche_m1::hw::{console, hardware, port, selftest};
@@ -36,15 +37,17 @@ fn main(fdt: FdtAddress) -> ! {
     let tree = prepared.machine.tree();
     let all = device_tree::darts(tree);
     let hardware = hardware::MappedDarts::map(&all);
-    let count = device_tree::candidates(&all).count();
-    let mut darts = DartDriver::new(hardware, count, prepared.options.has_windows);
-    let mut ownership = Ownership::new(&darts, count);
-    let mut holes = guest::report(&all, &mut ownership, &darts);
+    let choice = dart_choice(&prepared, &all);
+    let mut darts = DartDriver::new(hardware, choice.count(), prepared.options.has_windows);
+    let mut ownership = Ownership::new(&darts, &choice);
+    let mut holes = guest::report(&all, &choice, &mut ownership, &darts);
     console::watch_power(PowerDomains::map(device_tree::power(tree, console::UART.start)));
-    let controller = nvme_controller(tree);
+    // Without an emulated DART, no page moves, and nothing is traced.
+    let emulates = !choice.is_none();
+    let controller = emulates.then(|| nvme_controller(tree)).flatten();
     holes.extend(controller.iter().flat_map(ans::Controller::pages));
     let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
-    let line = has_trace.then(|| port::line(tree)).flatten();
+    let line = (emulates && has_trace).then(|| port::line(tree)).flatten();
     holes.extend(line.map(|_| WINDOW));
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
@@ -85,6 +88,24 @@ fn apply_options(prepared: &Prepared) {
     if !prepared.options.has_windows {
         log::info!("sub-page windows are not used: oche.windows=0");
     }
+}
+
+/// The DARTs that `oche.darts` chooses.
+fn dart_choice(prepared: &Prepared, all: &[DartNode]) -> DartChoice {
+    let mut complain = |word: &str| {
+        log::warn!("oche.darts: there is no DART {word:?}; there are:");
+        for (_, dart) in device_tree::candidates(all) {
+            log::warn!("oche.darts: {} or {:#x}", dart.name, dart.registers.start);
+        }
+    };
+    let choice = DartChoice::parse(prepared.options.darts, all, &mut complain);
+    if choice.is_none() {
+        log::info!(
+            "nothing is emulated and nothing is traced: oche.darts={}",
+            prepared.options.darts
+        );
+    }
+    choice
 }
 
 /// The NVMe controller, if the FDT names one.

@@ -42,6 +42,7 @@ use oche_types::dart::stream::{DartId, Members, StreamId, StreamSet};
 
 use crate::ownership::{Condition, Takeover, TakeoverFailed};
 use crate::power::Power;
+pub use condition::RawWords;
 use entry::Window;
 use handle::{Contents, DartHandle, DartState};
 use hardware::{BusError, Hardware};
@@ -75,6 +76,20 @@ impl<H: Hardware> DartDriver<H> {
             return None;
         }
         self.handle(dart).test_stream()
+    }
+
+    /// The hardware below.
+    pub fn hardware(&self) -> &H {
+        &self.hardware
+    }
+
+    /// The registers that decide who programs `dart`, or `None` while it has no power or does not
+    /// answer.
+    pub fn raw_words(&self, dart: DartId) -> Option<RawWords> {
+        if self.hardware.power(dart) != Power::On {
+            return None;
+        }
+        RawWords::read(&self.hardware, dart).ok()
     }
 
     /// Reads a register of a DART that the guest or firmware programs.
@@ -124,10 +139,7 @@ impl<H: Hardware> DartDriver<H> {
 // taken over after every stream's tables are unset and an invalidation of all has been confirmed.
 unsafe impl<H: Hardware> Takeover for DartDriver<H> {
     fn condition(&self, dart: DartId) -> Option<Condition> {
-        if self.hardware.power(dart) != Power::On {
-            return None;
-        }
-        condition::read_condition(&self.hardware, dart).ok()
+        self.raw_words(dart).map(|words| words.condition())
     }
 
     fn take_over(&mut self, dart: DartId) -> Result<(), TakeoverFailed> {

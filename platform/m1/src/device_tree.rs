@@ -34,6 +34,21 @@ pub struct DartNode {
     phandle: u32,
 }
 
+#[cfg(test)]
+impl DartNode {
+    /// A DART that is enabled, with no power domain and no client.
+    pub(crate) fn named(name: &str, start: u64) -> Self {
+        Self {
+            registers: PhysRange { start, end: start + REGION_BYTES },
+            name: name.into(),
+            is_enabled: true,
+            power: Vec::new(),
+            clients: Vec::new(),
+            phandle: 0,
+        }
+    }
+}
+
 /// The DARTs' names, by address. Source: `docs/m1.md`, "The DARTs".
 const NAMES: [(u64, &str); 15] = [
     (0x6_8100_8000, "pcie0_dart_0"),

@@ -9,6 +9,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod aic;
+pub mod dart_choice;
 pub mod darts;
 pub mod device_tree;
 pub mod framebuffer;

@@ -8,6 +8,7 @@
 //! | has no power, or does not answer | [`Owner::Unknown`] | nothing: an external abort |
 //! | is neither locked nor translating | [`Owner::Passthrough`] | the hardware, until the guest reads the page size |
 //! | is locked or translates, or completes no command | [`Owner::Firmware`] | the hardware, for good |
+//! | is not in `oche.darts` | [`Owner::NotChosen`] | the hardware, for good |
 //! | has been taken over | [`Owner::Emulated`] | the engine |
 
 use alloc::vec::Vec;
@@ -16,7 +17,12 @@ use core::fmt;
 use oche_types::dart::stream::{DartId, StreamSet};
 use tock_registers::LocalRegisterCopy;
 
+use crate::dart_choice::DartChoice;
 use crate::darts::registers::{PARAMS1, PARAMS2};
+
+/// A page size as a power of two that every guest refuses: larger than 4 KiB and 16 KiB, and none
+/// that a DART's tables have.
+const REFUSED_PAGE_SHIFT: u32 = 15;
 
 /// Who programs a DART.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub enum Owner {
     Passthrough,
     /// The guest or firmware, for good: it is locked, or translates for firmware.
     Firmware,
+    /// The guest, for good: `oche.darts` leaves it out.
+    NotChosen,
     /// Oche; the guest sees an emulated DART with 4K pages.
     Emulated,
 }
@@ -150,11 +158,15 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Examines `count` DARTs. Changes nothing.
-    pub fn new(driver: &impl Takeover, count: usize) -> Self {
-        let entry = Entry { owner: Owner::Unknown, has_page_size: false };
-        let mut ownership = Self { darts: alloc::vec![entry; count] };
-        for dart in (0..count).filter_map(DartId::new) {
+    /// Examines the DARTs that are chosen. Changes nothing.
+    pub fn new(driver: &impl Takeover, choice: &DartChoice) -> Self {
+        let darts = (0..choice.count()).filter_map(DartId::new);
+        let entry = |dart| Entry {
+            owner: if choice.has(dart) { Owner::Unknown } else { Owner::NotChosen },
+            has_page_size: false,
+        };
+        let mut ownership = Self { darts: darts.clone().map(entry).collect() };
+        for dart in darts {
             ownership.owner(driver, dart);
         }
         ownership
@@ -194,9 +206,20 @@ impl Ownership {
     /// DART can do that: they would use the homes of pages that are away. So a guest that was given
     /// the hardware's page size is refused bypass. Source: Linux `apple-dart.c`,
     /// `def_domain_type`, `attach_dev`.
+    ///
+    /// A guest with 16K pages could use a DART that is not chosen beside emulated ones, whose pages
+    /// may be away. The page size of such a DART is larger than that of any guest, and both refuse
+    /// it. U-Boot does not ask, and no page moves while it runs.
     pub fn read_through(&mut self, dart: DartId, offset: u64, value: u32) -> u32 {
         let entry = self.entry(dart);
-        entry.has_page_size |= offset == PARAMS1.offset();
+        if offset == PARAMS1.offset() {
+            entry.has_page_size = true;
+            if entry.owner == Owner::NotChosen {
+                let mut answer = LocalRegisterCopy::<u32, PARAMS1::Register>::new(value);
+                answer.modify(PARAMS1::PAGE_SHIFT.val(REFUSED_PAGE_SHIFT));
+                return answer.get();
+            }
+        }
         let mut answer = LocalRegisterCopy::<u32, PARAMS2::Register>::new(value);
         if offset == PARAMS2.offset() && entry.has_page_size {
             answer.modify(PARAMS2::BYPASS::CLEAR);

@@ -12,6 +12,7 @@ use oche_boot::bare::{heap, memory};
 use oche_boot::guest_fdt::VirtioPort;
 use oche_boot::layout::{HEAP_BYTES, MemoryLayout};
 use oche_el2::device::{IoError, IoResult};
+use oche_el2::failure::Failure;
 use oche_el2::fault::{Platform, Resume, Stage2Fault, TrapContext};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
@@ -138,7 +139,7 @@ fn bring_up_smmu(connections: IommuMap) -> Smmu {
     let registers = unsafe { Registers::at(SMMU.start as usize) };
     let smmu = Smmu::new(registers, connections, DARTS * STREAMS);
     let smmu = smmu.unwrap_or_else(|reason| {
-        fatal(format_args!("the SMMU cannot stand in for a DART: {reason:?}"));
+        fatal(Failure::Smmu, format_args!("the SMMU cannot stand in for a DART: {reason:?}"));
     });
     let layout = smmu.layout();
     log::info!(
@@ -205,9 +206,10 @@ fn check_heap(used_before: usize, layout: &MemoryLayout) {
     );
     log::info!("engine: {} of at most {} KiB of heap", taken >> 10, (bound + HEAP_BYTES) >> 10);
     if taken > bound + HEAP_BYTES {
-        fatal(format_args!(
-            "the engine took {taken} bytes of heap, more than its bound of {bound}"
-        ));
+        fatal(
+            Failure::Smmu,
+            format_args!("the engine took {taken} bytes of heap, more than its bound of {bound}"),
+        );
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oche::workspace;
 
+mod failures;
 mod third_party;
 
 /// All files of the tree whose names end in `.extension`, what was built apart.

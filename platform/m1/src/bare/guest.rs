@@ -9,9 +9,11 @@ use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
 use oche_el2::trapped_page;
 use oche_m1::aic::WINDOW;
+use oche_m1::dart_choice::DartChoice;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::framebuffer::DRAM;
+use oche_m1::hw::selftest::words;
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
 use oche_m1::windows::DartWindows;
 use oche_platform::emulated_darts::EmulatedDarts;
@@ -27,6 +29,7 @@ use oche_m1::hw::hardware::MappedDarts;
 /// Logs a line for each DART; returns the registers that the guest must not reach by itself.
 pub(super) fn report(
     all: &[DartNode],
+    choice: &DartChoice,
     ownership: &mut Ownership,
     darts: &DartDriver<MappedDarts>,
 ) -> Vec<PhysRange> {
@@ -48,13 +51,16 @@ pub(super) fn report(
             condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
         let fate = match owner {
             Owner::Firmware => "left alone",
+            Owner::NotChosen => "left alone: not in oche.darts",
             Owner::Unknown => "examined at the guest's first access",
             Owner::Passthrough | Owner::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
+        log::info!("dart {} {}", dart.name, words(darts, id));
         // The guest may access a locked DART directly: its tables cannot be changed, nor can it be
-        // set to bypass.
-        if owner != Owner::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
+        // set to bypass. If no DART is emulated, no page moves, and bypass reaches what it should.
+        let is_locked = condition.is_some_and(|condition| condition.is_locked);
+        if !choice.is_none() && (owner != Owner::Firmware || !is_locked) {
             holes.push(dart.registers);
         }
     }

@@ -30,6 +30,12 @@ impl MappedDarts {
         Self { darts: darts.collect() }
     }
 
+    /// The registers of the DART's power domains, as they are now.
+    pub fn power_words(&self, dart: DartId) -> impl Iterator<Item = u32> {
+        let (_, domains) = self.dart(dart);
+        domains.words()
+    }
+
     fn register(&self, dart: DartId, offset: u64) -> u64 {
         assert!(offset < REGION_BYTES && offset.is_multiple_of(4), "a DART's register");
         let (start, _) = self.dart(dart);

@@ -22,9 +22,12 @@ impl PowerDomains {
 
     /// Whether the device may be accessed now. The guest may change that at any moment.
     pub fn power(&self) -> Power {
-        Power::of_all(self.0.iter().map(|register| {
-            // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.
-            Power::from_register(unsafe { ptr::read_volatile(*register as *const u32) })
-        }))
+        Power::of_all(self.words().map(Power::from_register))
+    }
+
+    /// The registers, as they are now.
+    pub fn words(&self) -> impl Iterator<Item = u32> {
+        // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.
+        self.0.iter().map(|register| unsafe { ptr::read_volatile(*register as *const u32) })
     }
 }

@@ -1,11 +1,14 @@
 //! The board's part of `oche.selftest`: measures idle DARTs, on a stream that no device uses.
 
+use alloc::string::String;
+
 use crate::aic::PortLine;
 use crate::darts::{DartDriver, ROUNDS};
 use crate::device_tree::{DartNode, candidates};
 use crate::ownership::{Owner, Ownership};
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
+use oche_types::dart::stream::DartId;
 
 use super::hardware::MappedDarts;
 use super::port;
@@ -17,9 +20,11 @@ const GRANULE_LOG2: u32 = 14;
 pub fn darts(all: &[DartNode], ownership: &mut Ownership, darts: &mut DartDriver<MappedDarts>) {
     for (id, dart) in candidates(all) {
         let name = dart.name.as_str();
+        report(name, "words", words(darts, id), "raw", Verdict::Figure);
         let reason = match ownership.owner(darts, id) {
             Owner::Passthrough => None,
             Owner::Unknown => Some("it has no power"),
+            Owner::NotChosen => Some("oche.darts leaves it out"),
             Owner::Firmware | Owner::Emulated => Some("it is in use"),
         };
         if let Some(reason) = reason {
@@ -58,6 +63,21 @@ pub fn interrupt_controller(line: Option<&PortLine>) {
         Some((lines, is_one)) => print_line("aic.lines", lines, "INFO", Verdict::from(is_one)),
         None => print_line("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),
     }
+}
+
+/// The words on which ownership of a DART is decided: those of its power domains, and its own as
+/// far as it has power.
+pub fn words(darts: &DartDriver<MappedDarts>, dart: DartId) -> String {
+    let mut text = String::from("power=");
+    let mut separator = "";
+    for word in darts.hardware().power_words(dart) {
+        text.push_str(&alloc::format!("{separator}{word:#x}"));
+        separator = "+";
+    }
+    if let Some(words) = darts.raw_words(dart) {
+        text.push_str(&alloc::format!(",{words}"));
+    }
+    text
 }
 
 fn report(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {

@@ -1,6 +1,7 @@
 //! The policy against a driver whose answers a test chooses.
 
 use super::*;
+use crate::device_tree::DartNode;
 use alloc::string::ToString;
 use oche_types::dart::registers::{PARAMS1, PARAMS2, STREAM_COMMAND, TCR};
 
@@ -51,7 +52,7 @@ fn write(offset: u64) -> DartAccess {
 fn an_idle_dart_is_passed_through_until_the_guest_reads_the_page_size() {
     for condition in [IDLE, BYPASS] {
         let mut driver = Driver::with(Some(condition));
-        let mut ownership = Ownership::new(&driver, 1);
+        let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
         assert_eq!(ownership.owner(&driver, dart()), Owner::Passthrough);
         for access in [read(PARAMS2), read(TCR), write(STREAM_COMMAND), write(PARAMS1)] {
             assert_eq!(ownership.route(&mut driver, &access), Route::Passthrough);
@@ -70,7 +71,7 @@ fn an_idle_dart_is_passed_through_until_the_guest_reads_the_page_size() {
 fn a_locked_dart_and_one_that_translates_stay_firmwares() {
     for condition in [LOCKED, LIVE] {
         let mut driver = Driver::with(Some(condition));
-        let mut ownership = Ownership::new(&driver, 1);
+        let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
         driver.condition = Some(IDLE);
         assert_eq!(ownership.owner(&driver, dart()), Owner::Firmware);
         assert_eq!(ownership.route(&mut driver, &read(PARAMS1)), Route::Passthrough);
@@ -81,7 +82,7 @@ fn a_locked_dart_and_one_that_translates_stay_firmwares() {
 #[test]
 fn a_dart_that_translates_by_the_time_of_the_question_stays_the_guests() {
     let mut driver = Driver::with(Some(IDLE));
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     driver.condition = Some(LIVE);
     assert_eq!(ownership.route(&mut driver, &read(PARAMS1)), Route::Passthrough);
     assert_eq!((driver.takeovers, ownership.owner(&driver, dart())), (0, Owner::Passthrough));
@@ -90,7 +91,7 @@ fn a_dart_that_translates_by_the_time_of_the_question_stays_the_guests() {
 #[test]
 fn a_dart_without_power_refuses_accesses_and_is_examined_again() {
     let mut driver = Driver::with(None);
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     for access in [read(PARAMS1), read(PARAMS2), write(TCR)] {
         assert_eq!(ownership.route(&mut driver, &access), Route::Refused);
     }
@@ -105,14 +106,14 @@ fn a_dart_without_power_refuses_accesses_and_is_examined_again() {
 fn a_failed_takeover_leaves_the_dart_to_firmware_or_to_another_examination() {
     let mut driver = Driver::with(Some(IDLE));
     driver.outcome = Err(TakeoverFailed::TimedOut);
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     for _ in 0..2 {
         assert_eq!(ownership.route(&mut driver, &read(PARAMS1)), Route::Passthrough);
     }
     assert_eq!((driver.takeovers, ownership.owner(&driver, dart())), (1, Owner::Firmware));
 
     driver.outcome = Err(TakeoverFailed::PowerLost);
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     assert_eq!(ownership.route(&mut driver, &read(PARAMS1)), Route::Passthrough, "it has power");
     driver.outcome = Ok(());
     assert_eq!(ownership.route(&mut driver, &read(PARAMS1)), Route::Emulated);
@@ -121,7 +122,7 @@ fn a_failed_takeover_leaves_the_dart_to_firmware_or_to_another_examination() {
 #[test]
 fn only_aligned_words_reach_the_hardware() {
     let mut driver = Driver::with(Some(IDLE));
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     for bytes in [1, 2, 8] {
         let access = DartAccess { bytes, ..read(PARAMS1) };
         assert_eq!(ownership.route(&mut driver, &access), Route::Refused, "{bytes} bytes");
@@ -135,7 +136,7 @@ fn only_aligned_words_reach_the_hardware() {
 #[test]
 fn a_guest_that_was_given_the_hardwares_page_size_is_refused_bypass() {
     let driver = Driver::with(Some(LIVE));
-    let mut ownership = Ownership::new(&driver, 1);
+    let mut ownership = Ownership::new(&driver, &DartChoice::all(1));
     assert_eq!(ownership.read_through(dart(), PARAMS2, 0x31), 0x31, "U-Boot reads nothing else");
     assert_eq!(ownership.read_through(dart(), PARAMS1, 0x0e00_0000), 0x0e00_0000);
     assert_eq!(ownership.read_through(dart(), PARAMS2, 0x31), 0x30);
@@ -152,4 +153,20 @@ fn a_condition_is_printed_in_words() {
     assert_eq!(printed(true, 1, 0), "locked, live 0x1");
     assert_eq!(printed(false, 3, 4), "live 0x3, bypass 0x4");
     assert_eq!(printed(false, 0, 1), "bypass 0x1");
+}
+
+#[test]
+fn a_dart_that_is_not_chosen_is_the_hardware_for_good_and_offers_no_bypass() {
+    let mut driver = Driver::with(Some(IDLE));
+    let choice = DartChoice::parse("none", &[DartNode::named("sio_dart", 0)], &mut |_| ());
+    let mut ownership = Ownership::new(&driver, &choice);
+    assert_eq!(ownership.read_through(dart(), PARAMS2, 1), 1, "a guest with 16K pages may use it");
+    for access in [read(PARAMS1), write(STREAM_COMMAND), read(PARAMS1)] {
+        assert_eq!(ownership.route(&mut driver, &access), Route::Passthrough);
+    }
+    assert_eq!(ownership.owner(&driver, dart()), Owner::NotChosen);
+    assert_eq!(driver.takeovers, 0);
+    let page_size = ownership.read_through(dart(), PARAMS1, 14 << 24 | 3);
+    assert_eq!(page_size, 15 << 24 | 3, "larger than any guest's");
+    assert_eq!(ownership.read_through(dart(), PARAMS2, 1), 0);
 }

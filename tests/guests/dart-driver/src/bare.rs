@@ -4,6 +4,7 @@
 
 mod arena;
 mod board;
+mod chosen;
 mod cpus;
 mod dart;
 mod dead;
@@ -72,6 +73,9 @@ impl Guest for DartDriver {
 fn run_cases(report: &mut CaseReport, tree: &Tree) {
     report.case(format_args!("it runs at EL1"), entry_state::level_is_one());
     report.case(format_args!("its timers are off"), entry_state::timers_are_off());
+    if tree.has_option("guest=chosen") {
+        return chosen::run(report, tree);
+    }
     let (others, count) = cpus::run(report, tree);
     fiq::run(report, &others[..count]);
     interrupts::start_ticking();

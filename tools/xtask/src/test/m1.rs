@@ -7,6 +7,7 @@ mod first_screen;
 mod hazards;
 mod memory;
 mod ordering;
+mod staged;
 pub(crate) mod u_boot;
 
 pub(super) use ordering::VERDICT as ORDERING_VERDICT;
@@ -22,7 +23,7 @@ use oche_m1_sim::dart::DartSetting;
 use oche_m1_sim::{BoardOutcome, Mac};
 use oche_types::range::PhysRange;
 
-use expect::{expect, expect_on_screen};
+use expect::{count, expect, expect_on_screen};
 
 use super::port;
 use crate::guest::kernel::KernelChoice;
@@ -77,6 +78,7 @@ pub(super) fn run_fiqs(toolchain: Toolchain, step: &Step) -> Result<String> {
 pub(super) fn run_options(toolchain: Toolchain, step: &Step) -> Result<String> {
     let bench = bench(toolchain, step)?;
     wrong_options(&bench, step)?;
+    staged::run(&bench, step)?;
     selftest(&bench, step)?;
     panics(toolchain, step)?;
     Ok("every case ok".to_owned())
@@ -243,13 +245,6 @@ fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// The number behind the word `name`.
-fn count(line: &str, name: &str) -> Result<u64> {
-    let mut words = line.split(' ').skip_while(|word| *word != name).skip(1);
-    let number = words.next().with_context(|| format!("no count of {name}: {line}"))?;
-    number.parse().with_context(|| format!("a count of {name}: {line}"))
-}
-
 /// A CPU that never comes: the boot goes on, and the guest is not offered it.
 fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
@@ -323,7 +318,7 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
 }
 
 /// Lines of the self-test, and how they end here.
-const SELFTEST: [(&str, &str); 23] = [
+const SELFTEST: [(&str, &str); 25] = [
     ("oche.version", " m1 -"),
     ("machine.cpus", "2 CPUs -"),
     ("cpu.e2h", "1 HCR_EL2.E2H ok"),
@@ -344,6 +339,8 @@ const SELFTEST: [(&str, &str); 23] = [
     ("fiq.by-el2.physical-timer", " ok"),
     ("dart.pcie0_dart_0.tcr-holds", "0x80 TCR ok"),
     ("dart.pcie0_dart_0.invalidate", " ns -"),
+    ("dart.dwc3_0_dart_1.words", ",ttbr"),
+    ("dart.sio_dart.words", "power=0x0 raw -"),
     ("dart.dwc3_0_dart_1.invalidate", "skipped: it is in use"),
     ("dart.sio_dart.invalidate", "skipped: it has no power"),
     ("mmio.serror-window", " ok"),

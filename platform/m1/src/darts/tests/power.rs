@@ -9,6 +9,7 @@ use super::bench::{Bench, Change, DEVICE, GATED, HELD, OFF, ON, tcr_of, ttbr_of}
 use super::{
     OTHER_ROOT, ROOT, TTBR_OF_OTHER_ROOT, TTBR_OF_ROOT, dart, read_page_size, stream, taken, used,
 };
+use crate::dart_choice::DartChoice;
 use crate::darts::DartDriver;
 use crate::darts::recovery::IDLE_STREAM;
 use crate::ownership::{Owner, Ownership, Route};
@@ -19,7 +20,7 @@ fn a_dart_that_is_off_is_not_accessed_and_is_programmed_when_it_is_on_again() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.set_domain(OFF));
     let mut darts = DartDriver::new(bench.clone(), 1, true);
-    let mut ownership = Ownership::new(&darts, 1);
+    let mut ownership = Ownership::new(&darts, &DartChoice::all(1));
     assert_eq!(ownership.owner(&darts, dart(0)), Owner::Unknown);
     bench.with(0, |model| model.set_domain(ON));
     assert_eq!(ownership.owner(&darts, dart(0)), Owner::Passthrough);

@@ -6,6 +6,7 @@ use oche_types::dart::stream::{STREAMS, StreamSet};
 
 use super::bench::{Bench, CONFIG_LOCK, Change, GATED, HELD, Model, OFF, ON, tcr_of, ttbr_of};
 use super::{ROOT, dart, read_page_size, stream, taken};
+use crate::dart_choice::DartChoice;
 use crate::darts::DartDriver;
 use crate::darts::hardware::BusError;
 use crate::darts::recovery::IDLE_STREAM;
@@ -29,7 +30,7 @@ fn a_dart_that_ends_no_command_stays_the_guests() {
     bench.with(0, |model| model.busy_reads = None);
     let mut darts = DartDriver::new(bench, 1, true);
     assert_eq!(darts.take_over(dart(0)), Err(TakeoverFailed::TimedOut));
-    let mut ownership = Ownership::new(&darts, 1);
+    let mut ownership = Ownership::new(&darts, &DartChoice::all(1));
     assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Passthrough);
     assert_eq!(ownership.owner(&darts, dart(0)), Owner::Firmware);
 }
@@ -46,7 +47,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         bench.with(0, prepare);
         let before = bench.with(0, |model| model.file.clone());
         let mut darts = DartDriver::new(bench.clone(), 1, true);
-        let mut ownership = Ownership::new(&darts, 1);
+        let mut ownership = Ownership::new(&darts, &DartChoice::all(1));
         assert_eq!(ownership.owner(&darts, dart(0)), Owner::Firmware);
         assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Passthrough);
         darts.restore(dart(0));
@@ -71,7 +72,7 @@ fn bypass_alone_does_not_keep_a_dart_from_being_emulated() {
 fn a_dart_that_loses_its_power_while_it_is_taken_over_is_looked_at_again() {
     let bench = Bench::of(1);
     let mut darts = DartDriver::new(bench.clone(), 1, true);
-    let mut ownership = Ownership::new(&darts, 1);
+    let mut ownership = Ownership::new(&darts, &DartChoice::all(1));
     let context = 1 + STREAMS as u32 * (1 + TTBRS as u32);
     bench.with(0, |model| model.plan.set(Some((context + 20, Change::Power(OFF)))));
     assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Refused);

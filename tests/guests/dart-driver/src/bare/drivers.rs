@@ -260,7 +260,16 @@ fn usb() -> Check {
 }
 
 /// U-Boot never asks for the page size, has 16 KiB tables, and hands over zeros. Then Linux asks.
-fn uboot_then_linux(dart: Dart) -> Check {
+/// What `oche.darts` leaves: `is_filtered` where another DART is emulated.
+pub(super) fn not_chosen(dart: Dart, is_filtered: bool) -> Check {
+    let shift = if is_filtered { 15 } else { 14 };
+    uboot(dart, shift)?;
+    let has_bypass = dart.read(PARAMS2) & 1 == 1;
+    check(has_bypass != is_filtered, "the hardware's bypass support")
+}
+
+/// 16K tables and DMA through them, and a driver that ends. `shift` is the page size that it reads.
+fn uboot(dart: Dart, shift: u32) -> Check {
     // 16 KiB each: a first level, a leaf table, source and target.
     let [root, leaves, source, target] = [0, 4, 8, 12].map(page);
     let iova = 0x4000_0000_u64;
@@ -272,10 +281,14 @@ fn uboot_then_linux(dart: Dart) -> Check {
     dart.attach(1, &[root]);
     check(dart.read(ttbr(1, 0)) == ttbr_of(root), "a TTBR reads back as something else")?;
     dart.flush(0xffff)?;
-    check(page_shift(dart) == 14, "4K pages while 16K tables are in use")?;
+    check(page_shift(dart) == shift, "another page size while 16K tables are in use")?;
     check(dart.copy(1, iova, iova + 0x4000, 0x4000)?, "16K tables are refused")?;
     check(is_filled_16k(target, 0x30), "16K DMA went elsewhere")?;
-    registers::hand_off(dart)?;
+    registers::hand_off(dart)
+}
+
+fn uboot_then_linux(dart: Dart) -> Check {
+    uboot(dart, 14)?;
     linux(dart)
 }
 

@@ -13,9 +13,9 @@ use crate::m1::bench::Bench;
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
     let mut mac = Mac { chosen: guest("left"), ..Mac::default() };
-    for (setting, name, state) in [
-        (DartSetting::Live, "a DART that translates", "live 0x1"),
-        (DartSetting::Frozen, "a DART that is locked and does not translate", "locked"),
+    for (setting, name, state, words) in [
+        (DartSetting::Live, "a DART that translates", "live 0x1", "0x0,tcr0=0x80,ttbr0.0=0x8"),
+        (DartSetting::Frozen, "a DART that is locked and does not translate", "locked", "0x8000"),
     ] {
         mac.settings[4] = setting;
         let outcome = bench.passes(name, &mac, step)?;
@@ -24,6 +24,7 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
             &format!("sio_dart 0x235004000 2=dma-controller@236004000: {state}; left alone"),
         )?;
         expect(&outcome, "guest: a DART that is left alone answers itself ok")?;
+        expect(&outcome, &format!("oche: dart sio_dart power=0xff,config={words}"))?;
     }
     mac.chosen.clear();
     mac.settings[4] = DartSetting::Idle;

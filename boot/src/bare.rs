@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "EL2: the entry, page tables, physical memory")]
 
 pub mod board;
+pub mod bring_up;
 pub mod entry;
 mod entry_state;
 pub mod fail_open;

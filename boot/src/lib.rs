@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod banner;
 pub mod blob;
 pub mod blocks;
+pub mod bring_up;
 pub mod guest_fdt;
 pub mod guest_map;
 pub mod header;

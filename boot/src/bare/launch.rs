@@ -11,10 +11,12 @@ use oche_trace::directory;
 use oche_types::MAX_CPUS;
 use oche_types::range::{PAGE, PhysRange};
 
+use crate::bare::bring_up::reached;
 use crate::bare::memory::{bytes, copy};
 use crate::bare::prepare::Prepared;
 use crate::bare::spin_table::{self, WaitingCpu};
 use crate::bare::{entry, fail_open, handover, heap, stage1};
+use crate::bring_up::Step;
 use crate::guest_fdt::{self, Changes, Edit, Reservation, SpinCpu, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 
@@ -76,10 +78,14 @@ impl Prepared {
         smp::prepare(self.machine.affinities(), stage1::regime(), self.layout.guest);
         cpu_setup::configure();
         self.check_blocks();
+        reached(Step::Configuration);
         let waiting = spin_table::find(&self.machine, self.layout.release);
+        reached(Step::OtherCpus);
         let changes = GuestChanges { edit, port };
         let room = self.plan_fdt(&changes, &waiting);
+        reached(Step::GuestFdt);
         copy(bytes(self.kernel_file), self.layout.kernel.start);
+        reached(Step::Kernel);
         // From here on, nothing fails, and U-Boot could not have the CPUs.
         fail_open::disarm();
         let cpus = spin_table::take(&waiting, self.layout.release);

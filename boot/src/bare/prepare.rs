@@ -14,11 +14,13 @@ use oche_trace::directory;
 use oche_types::range::{PAGE, PhysRange, RangeList};
 
 use crate::bare::board::Board;
+use crate::bare::bring_up::reached;
 use crate::bare::entry::FdtAddress;
 use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
 use crate::bare::packed::PackedFiles;
 use crate::bare::{entry_state, fail_open, fdt_buffer, handover, heap, stage1};
 use crate::blob;
+use crate::bring_up::Step;
 use crate::layout::{LayoutRequest, MemoryLayout, below_image, trace_bytes};
 use crate::machine::Machine;
 use crate::options::{BootOptions, retired};
@@ -51,30 +53,12 @@ pub struct Prepared {
 pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
-    if !features::has_host_extensions() {
-        fatal(
-            Failure::NoHostExtensions,
-            format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"),
-        );
-    }
-    if B::FAILS_OPEN {
-        fail_open::arm(fdt);
-    }
-    let (machine, fdt) = read_machine::<B>(fdt);
-    cpu_setup::check_entry();
-    if cpu_setup::check_coherence() == Coherence::NoCaches {
-        log::info!(
-            "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
-        );
-    }
-    entry_state::save_apple();
-    firmware::set_present(machine.has_psci_smc);
+    let (machine, fdt) = check_machine::<B>(fdt);
     let image = image::range();
-    if !machine.ram.covers(&image) {
-        fatal(Failure::ImagePlace, format_args!("Oche's image at {image} is not in RAM"));
-    }
     let files = find_files(&machine.ram, image);
+    reached(Step::Payload);
     let options = read_options(&machine, files.options);
+    reached(Step::Options);
     let (kernel_file, kernel) = files
         .kernel()
         .unwrap_or_else(|error| fatal(Failure::Payload, format_args!("{}", error.reason())));
@@ -105,12 +89,44 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     };
     let layout = MemoryLayout::plan(&request)
         .unwrap_or_else(|error| fatal(Failure::Layout, format_args!("{error}")));
+    reached(Step::Layout);
     for written in [layout.reserved, layout.kernel] {
         handover::will_write(written);
     }
     open_memory(&layout, &machine.ram, trace);
+    reached(Step::Memory);
     let reserves_image = B::RESERVES_IMAGE;
     Prepared { machine, options, layout, kernel_file, initrd, around_ram, by_page, reserves_image }
+}
+
+/// Checks the CPU, and that the FDT at `fdt` is one of the board `B` with Oche's image in its RAM.
+/// Also returns the FDT's place.
+fn check_machine<B: Board>(fdt: FdtAddress) -> (Machine<'static>, PhysRange) {
+    if !features::has_host_extensions() {
+        fatal(
+            Failure::NoHostExtensions,
+            format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"),
+        );
+    }
+    if B::FAILS_OPEN {
+        fail_open::arm(fdt);
+    }
+    let (machine, fdt) = read_machine::<B>(fdt);
+    reached(Step::Fdt);
+    cpu_setup::check_entry();
+    if cpu_setup::check_coherence() == Coherence::NoCaches {
+        log::info!(
+            "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
+        );
+    }
+    entry_state::save_apple();
+    reached(Step::Cpu);
+    firmware::set_present(machine.has_psci_smc);
+    let image = image::range();
+    if !machine.ram.covers(&image) {
+        fatal(Failure::ImagePlace, format_args!("Oche's image at {image} is not in RAM"));
+    }
+    (machine, fdt)
 }
 
 /// Reads the FDT at `fdt` and checks that it describes the board `B`. Also returns its place.

@@ -8,9 +8,11 @@ mod watchdog;
 
 use alloc::boxed::Box;
 
+use oche_boot::bare::bring_up::reached;
 use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
+use oche_boot::bring_up::Step;
 use oche_boot::tree::Tree;
 use oche_el2::{apple, mmio, panic};
 use oche_m1::aic::WINDOW;
@@ -49,13 +51,16 @@ fn main(fdt: FdtAddress) -> ! {
     let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
     let line = (emulates && has_trace).then(|| port::line(tree)).flatten();
     holes.extend(line.map(|_| WINDOW));
+    reached(Step::Devices);
     let mut stage2 = prepared.stage2(&holes);
+    reached(Step::Stage2);
     if prepared.options.selftest {
         prepared.selftest::<M1Board>(env!("CARGO_PKG_VERSION"), &mut stage2);
         selftest::darts(&all, &mut ownership, &mut darts);
         selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
     }
+    reached(Step::SelfTest);
     panic_trace::register(prepared.layout.trace, prepared.trace_layout());
     let emulated_darts = EmulatedDarts::new(Setup {
         iommu: darts,
@@ -73,6 +78,7 @@ fn main(fdt: FdtAddress) -> ! {
     });
     let board = guest::M1Platform::new(&all, emulated_darts, ownership, controller);
     PLATFORM.set(Box::leak(Box::new(board)));
+    reached(Step::Engine);
     prepared.launch(None, line.map(|line| line.port()))
 }
 

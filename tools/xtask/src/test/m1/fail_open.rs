@@ -3,8 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
+use oche::pack;
 use oche::progress::Step;
 use oche::workspace;
+use oche_boot::bring_up::{self, Mode};
 use oche_m1_sim::fdt_fault::FdtFault;
 use oche_m1_sim::{BoardOutcome, Mac};
 
@@ -45,13 +47,58 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<()> {
     for (name, mac, reason) in failures {
         starts_natively(&bench, &guest, name, &mac, reason, step).context(name)?;
     }
-    stays_stopped(&bench, &Mac { chosen: chosen("oche.fail-open", "off"), ..mac }, step)
+    let off = Mac { chosen: chosen("oche.fail-open", "off"), ..mac.clone() };
+    stays_stopped(&bench, &off, step)?;
+    each_step(toolchain, &mac, step)
+}
+
+/// Every step of bring-up fails once, and the last one by a panic and by a data abort too. A step
+/// that no code reaches would let the boot go on, and U-Boot would find itself at EL1.
+fn each_step(toolchain: Toolchain, mac: &Mac, step: &Step) -> Result<()> {
+    let folder = workspace::target().join("test").join("m1-fail-at-step");
+    let guest = bench::native_guest(toolchain, &[("oche.fail-open", "0")], step)?;
+    let mut bench = Bench::with_guest(toolchain, &["fail-on-request"], &guest, &folder, step)?;
+    let elf = std::fs::read(&bench.oche).context("Oche's file")?;
+    let word = pack::symbol(&elf, bring_up::REQUEST_SYMBOL).context("no word for the request")?;
+    // Self-tests and the rest of bring-up alike.
+    let chosen = vec![("oche.selftest".to_owned(), "1".to_owned())];
+    let mac = Mac { chosen, ..mac.clone() };
+    let native = found(&bench.native_board(&guest, &mac)?.run(bench::LIMIT, |line| line == END)?)?;
+    let last = bring_up::Step::ALL.last().copied().context("there are steps")?;
+    let fatal = bring_up::Step::ALL.iter().map(|at| (*at, Mode::Fatal));
+    for (at, mode) in fatal.chain([(last, Mode::Panic), (last, Mode::Abort)]) {
+        let request = bring_up::request(at, mode).to_le_bytes();
+        let place = bench.image.get_mut(word as usize..word as usize + 4);
+        place.context("the word is outside the image")?.copy_from_slice(&request);
+        let name = format!("{at:?} by {mode:?}");
+        step.detail(&name);
+        let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| line == END)?;
+        bench.keep(&name, &outcome)?;
+        let reason = match mode {
+            Mode::Fatal => format!("oche: fatal: requested after {at:?} (B08)"),
+            Mode::Panic => format!("oche: panic: cpu 0: requested after {at:?}"),
+            Mode::Abort => "oche: panic: cpu 0: data abort (vector 0x200, P03)".to_owned(),
+        };
+        expect(&outcome, &reason).context(name.clone())?;
+        compare(&native, &found(&outcome).context(name.clone())?).context(name)?;
+    }
+    Ok(())
+}
+
+/// Fails at the first line that differs.
+fn compare(native: &[String], after_oche: &[String]) -> Result<()> {
+    for (wanted, found) in native.iter().zip(after_oche) {
+        if wanted != found {
+            bail!("without Oche the kernel finds `{wanted}`, and after Oche `{found}`");
+        }
+    }
+    Ok(())
 }
 
 /// Boots, and compares what the kernel finds with what it finds without Oche.
 fn starts_natively(
     bench: &Bench,
-    guest: &oche::pack::GuestFiles,
+    guest: &pack::GuestFiles,
     name: &str,
     mac: &Mac,
     reason: &str,
@@ -66,12 +113,7 @@ fn starts_natively(
     for text in [reason, "oche: U-Boot starts without Oche in 1 s: 0"] {
         expect(&outcome, text).and_then(|()| expect_on_screen(&outcome, text))?;
     }
-    let found = found(&outcome)?;
-    for (wanted, found) in wanted.iter().zip(&found) {
-        if wanted != found {
-            bail!("without Oche the kernel finds `{wanted}`, and after Oche `{found}`");
-        }
-    }
+    compare(&wanted, &found(&outcome)?)?;
     if let Some(violation) = outcome.violations.first() {
         bail!("an M1 would not have forgiven this: {violation}");
     }

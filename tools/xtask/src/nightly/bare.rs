@@ -18,16 +18,15 @@ use crate::runner::NotRun;
 
 /// The packages that `cargo xtask` needs to start, besides Rust.
 const BEFORE: &str = "ca-certificates gcc libc6-dev git";
-/// What runs there: the set-up, the quick start with less data, a device whose option ROM is not
-/// installed, and the views in the release's own Wireshark and browser.
-const COMMANDS: [&str; 6] = [
+/// What runs there: the set-up, the quick start with less data, and a device whose option ROM is
+/// not installed.
+const COMMANDS: [&str; 5] = [
     "cargo xtask setup",
     "cargo xtask demo --short",
     "cargo run -q -p oche -- trace report target/demo/trace.oche",
     "cargo xtask demo --board m1-sim --short",
     // Leaves the shell as soon as there is one.
     "while sleep 5; do echo exit; done | cargo xtask run --limit 200 -- -device e1000e",
-    "cargo xtask test --only views",
 ];
 
 /// Makes a base system of the release `suite` by debootstrap and runs [`COMMANDS`] in it, as root.

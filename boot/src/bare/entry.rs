@@ -57,12 +57,13 @@ static ENTRY_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Saves the registers that are not saved yet, and sets the boot CPU's number and vectors, before
 /// the platform's `main`. `entry_ticks` is `CNTPCT_EL0` at the entry.
 pub fn begin(entry_ticks: u64) {
+    // The entry assembly has saved what these two change.
+    percpu::set_index(0);
+    vectors::install();
     if features::has_host_extensions() {
         entry_state::save();
     }
     ENTRY_TICKS.store(entry_ticks, Ordering::Relaxed);
-    percpu::set_index(0);
-    vectors::install();
 }
 
 /// Nanoseconds since the entry.

@@ -15,6 +15,7 @@ use core::mem::offset_of;
 
 use oche_el2::cache;
 use oche_el2::lock::SpinLock;
+use oche_el2::mmio;
 use oche_types::range::{PAGE, PhysRange, RangeList, align_down};
 
 use crate::banner;
@@ -116,6 +117,10 @@ unsafe extern "C" {
 ///
 /// The boot CPU is the only one that runs Oche. EL2 maps `image`, and `plan` was made for it.
 unsafe fn leave(plan: &NativePlan, image: PhysRange, fdt: u64) -> ! {
+    // An SError that is pending would be U-Boot's, which unmasks it in its first instructions.
+    // SAFETY: barriers: what was accessed before has been answered.
+    unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
+    mmio::take_pending();
     let mut written = [PhysRange { start: 0, end: 0 }; MAX_WRITTEN + 1];
     let noted = WRITTEN.lock_within(ATTEMPTS).map(|noted| *noted).unwrap_or_default();
     for (slot, range) in written.iter_mut().zip(core::iter::once(&image).chain(noted.as_slice())) {
@@ -172,14 +177,64 @@ oche_leave:
     ic      iallu
     dsb     nsh
     isb
+    // The trampoline was stored with caches on, and is fetched without them. An M1 may ignore
+    // maintenance by address, so nothing that was stored may be left in a cache from here on.
+    bl      oche_clean_by_set_and_way
     br      x0
+
+    // Cleans and invalidates all data caches up to the point of coherency, by set and way. Source:
+    // Arm ARM DDI 0487, `CLIDR_EL1`, `CCSIDR_EL1` (with FEAT_CCIDX and without), `DC CISW`. Keeps x0
+    // and x1.
+oche_clean_by_set_and_way:
+    dsb     sy
+    mrs     x2, clidr_el1
+    ubfx    x3, x2, #24, #3             // LoC
+    mrs     x4, id_aa64mmfr2_el1
+    ubfx    x4, x4, #20, #4             // CCIDX
+    mov     x5, xzr                     // level
+11: cmp     x5, x3
+    b.hs    15f
+    add     x6, x5, x5, lsl #1
+    lsr     x6, x2, x6
+    and     x6, x6, #7                  // the level's type
+    cmp     x6, #2
+    b.lo    14f                         // no data cache
+    lsl     x6, x5, #1
+    msr     csselr_el1, x6
+    isb
+    mrs     x7, ccsidr_el1
+    and     x8, x7, #7
+    add     x8, x8, #4                  // log2 of a line's bytes
+    cbz     x4, 12f
+    ubfx    x9, x7, #3, #21             // ways - 1
+    ubfx    x10, x7, #32, #24           // sets - 1
+    b       13f
+12: ubfx    x9, x7, #3, #10
+    ubfx    x10, x7, #13, #15
+13: clz     w11, w9                     // a way's place; 32 where there is one way
+    mov     x12, x9
+16: lsl     x13, x12, x11
+    orr     x13, x13, x6
+    mov     x14, x10
+17: lsl     x15, x14, x8
+    orr     x15, x15, x13
+    dc      cisw, x15
+    subs    x14, x14, #1
+    b.hs    17b
+    subs    x12, x12, #1
+    b.hs    16b
+14: add     x5, x5, #1
+    b       11b
+15: msr     csselr_el1, xzr
+    dsb     sy
+    isb
+    ret
 
     // From here on: copied, and executed with the MMU off. No stack; x19 = the orders.
     .balign 64
     .global oche_trampoline_begin
 oche_trampoline_begin:
     mov     x19, x1
-    bl      10f                         // by set and way
     // The memory that Oche has written, and the copy's source and destination in it.
     add     x13, x19, #{written}
     mov     x14, #{ranges}
@@ -230,52 +285,6 @@ oche_trampoline_begin:
     mov     x4, xzr
     msr     daif, x12
     br      x9
-
-    // Cleans and invalidates all data caches up to the point of coherency, by set and way. Source:
-    // Arm ARM DDI 0487, `CLIDR_EL1`, `CCSIDR_EL1` (with FEAT_CCIDX and without), `DC CISW`.
-10: dsb     sy
-    mrs     x2, clidr_el1
-    ubfx    x3, x2, #24, #3             // LoC
-    mrs     x4, id_aa64mmfr2_el1
-    ubfx    x4, x4, #20, #4             // CCIDX
-    mov     x5, xzr                     // level
-11: cmp     x5, x3
-    b.hs    15f
-    add     x6, x5, x5, lsl #1
-    lsr     x6, x2, x6
-    and     x6, x6, #7                  // the level's type
-    cmp     x6, #2
-    b.lo    14f                         // no data cache
-    lsl     x6, x5, #1
-    msr     csselr_el1, x6
-    isb
-    mrs     x7, ccsidr_el1
-    and     x8, x7, #7
-    add     x8, x8, #4                  // log2 of a line's bytes
-    cbz     x4, 12f
-    ubfx    x9, x7, #3, #21             // ways - 1
-    ubfx    x10, x7, #32, #24           // sets - 1
-    b       13f
-12: ubfx    x9, x7, #3, #10
-    ubfx    x10, x7, #13, #15
-13: clz     w11, w9                     // a way's place; 32 where there is one way
-    mov     x12, x9
-16: lsl     x13, x12, x11
-    orr     x13, x13, x6
-    mov     x14, x10
-17: lsl     x15, x14, x8
-    orr     x15, x15, x13
-    dc      cisw, x15
-    subs    x14, x14, #1
-    b.hs    17b
-    subs    x12, x12, #1
-    b.hs    16b
-14: add     x5, x5, #1
-    b       11b
-15: msr     csselr_el1, xzr
-    dsb     sy
-    isb
-    ret
 
     // Cleans and invalidates from x9 to x10. Clobbers x11 and x12.
 20: mrs     x11, ctr_el0

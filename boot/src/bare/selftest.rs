@@ -345,6 +345,8 @@ fn report_interrupt(name: &str, seen: probe::Seen) {
         probe::FIQ => "fiq",
         probe::IRQ => "irq",
         probe::NONE => "nothing",
+        probe::FIQ_AT_EL2 => "fiq-at-el2",
+        probe::FIQ_STORM => "endless-fiq",
         _ => "exception",
     };
     print_line(

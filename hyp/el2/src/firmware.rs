@@ -11,6 +11,8 @@ use crate::psci::{function, status};
 
 /// What boot does before the guest runs, instead of stopping the machine.
 static FALLBACK: Once<fn()> = Once::new();
+/// What is called before the fallback.
+static LAST_WORDS: Once<fn()> = Once::new();
 
 /// Sets `fallback` to be called where Oche cannot go on, by [`fatal`] or a panic. If it returns,
 /// the machine stops.
@@ -18,8 +20,16 @@ pub fn set_fallback(fallback: fn()) {
     FALLBACK.set(fallback);
 }
 
+/// Sets `last_words` to be called before the fallback, to show what would be lost.
+pub fn set_last_words(last_words: fn()) {
+    LAST_WORDS.set(last_words);
+}
+
 /// Calls the fallback, if one is set.
 pub(crate) fn fall_back() {
+    if let Some(last_words) = LAST_WORDS.get() {
+        last_words();
+    }
     if let Some(fallback) = FALLBACK.get() {
         fallback();
     }

@@ -48,6 +48,7 @@ fn main(fdt: FdtAddress) -> ! {
     // The tool has changed the bytes that the compiler knows.
     let settings = Settings::read(black_box(&SETTINGS));
     report::begin();
+    firmware::set_last_words(show_part);
     let is_alone = measure(&prepared, settings);
     let text = report::finish();
     let next = Next::of(settings, is_alone);
@@ -57,6 +58,13 @@ fn main(fdt: FdtAddress) -> ! {
         unsafe { start.start(fdt) }
     }
     firmware::halt()
+}
+
+/// Shows what was measured, where the probe cannot go on.
+fn show_part() {
+    if let Some(part) = report::take_part() {
+        show::run_failed(&part, Settings::read(black_box(&SETTINGS)).has_next);
+    }
 }
 
 /// Measures everything, one line each. Returns whether no other CPU executes the probe.
@@ -74,12 +82,19 @@ fn measure(prepared: &Prepared, settings: Settings) -> bool {
     let line = port::line(tree);
     hw::selftest::interrupt_controller(line.as_ref());
     devices::software_line(line.as_ref());
-    identification::report();
+    let boot_cpu = cpus::measure_boot_cpu(&prepared.machine);
+    boot_cpu.iter().for_each(|record| identification::report(&record.ids));
     costs::invalidations();
     costs::split_block(prepared.layout.guest.as_slice(), prepared.layout.image, &mut stage2);
     operations::maintenance(prepared);
     operations::step();
-    let is_alone = cpus::report(&prepared.machine, prepared.layout.image);
+    let is_alone = cpus::report(
+        &prepared.machine,
+        prepared.layout.image,
+        boot_cpu,
+        // What does not end would keep U-Boot from starting.
+        !settings.has_next,
+    );
     devices::bus_error(settings.has_next);
     selftest::end();
     is_alone

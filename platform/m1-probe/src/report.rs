@@ -12,6 +12,8 @@ use crate::checksum::crc32;
 pub const FIRST_LINE: &str = "probe.report 1 format -";
 /// The name of the last line.
 pub const LAST_NAME: &str = "probe.end";
+/// The most letters of a line: no more than 1000 bytes.
+const LINE_LETTERS: usize = 250;
 /// The unit of the last line.
 const LAST_UNIT: &str = "lines,crc32";
 
@@ -29,11 +31,17 @@ impl Default for ReportWriter {
 }
 
 impl ReportWriter {
-    /// Adds a line, which has no line break.
+    /// Adds a line, without its line breaks, and at most 250 letters of it: each line fits a code.
     pub fn add(&mut self, line: &str) {
-        self.text.extend(line.chars().filter(|letter| *letter != '\n'));
+        let letters = line.chars().filter(|letter| *letter != '\n').take(LINE_LETTERS);
+        self.text.extend(letters);
         self.text.push('\n');
         self.lines += 1;
+    }
+
+    /// What has been written so far: a report that is not whole.
+    pub fn part(self) -> String {
+        self.text
     }
 
     /// The whole report.
@@ -90,6 +98,22 @@ pub(crate) mod tests {
         for length in 0..text.len() {
             assert!(!is_whole(&text[..length]), "{length}");
         }
+    }
+
+    #[test]
+    fn a_part_is_not_whole() {
+        let mut writer = ReportWriter::default();
+        writer.add("a 1 b ok");
+        assert!(!is_whole(&writer.part()));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_to_what_a_code_holds() {
+        let mut writer = ReportWriter::default();
+        writer.add(&"\u{1f3af}".repeat(2000));
+        let text = writer.finish();
+        assert!(is_whole(&text));
+        assert!(text.lines().all(|line| line.len() <= 1000));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{MDCR_EL2, MDSCR_EL1, Readable, Writeable};
+use oche_el2::fiq::hw::EndlessFiq;
 use oche_el2::frame::{SPSR_SS, TrapFrame};
-use oche_el2::registers::{SctlrEl12, VbarEl12, synchronize_context};
-use oche_el2::{cache, cpu_setup, trap};
+use oche_el2::registers::{CntpCtlEl02, CntvCtlEl02, SctlrEl12, VbarEl12, synchronize_context};
+use oche_el2::{cache, cpu_setup, fiq, trap};
 use oche_types::range::{PAGE, PhysRange};
 
 /// The function ID of the call that ends a probe, in the range for vendors (Arm DEN 0028).
@@ -20,6 +21,10 @@ pub const NONE: u64 = 0;
 pub const IRQ: u64 = 1;
 /// [`Seen::vector`]: a FIQ.
 pub const FIQ: u64 = 2;
+/// [`Seen::vector`]: a FIQ that was taken to EL2, though it should reach EL1 directly.
+pub const FIQ_AT_EL2: u64 = 4;
+/// [`Seen::vector`]: FIQs of an unknown source that did not end.
+pub const FIQ_STORM: u64 = 5;
 
 /// `PSTATE` at EL0 with all exceptions masked, and `SCTLR_EL1.UCI`: EL0 may maintain caches.
 /// Source: Arm ARM DDI 0487, by register name.
@@ -86,6 +91,7 @@ pub fn load(code: u64) {
     publish(PhysRange { start: code, end: code + 2 * PAGE });
     CODE.store(code, Ordering::Relaxed);
     trap::set_hypervisor_call_hook(end_if_probing);
+    fiq::hw::set_probe_end(end_at_fiq);
 }
 
 /// The number of ticks that `rounds` calls take.
@@ -193,6 +199,21 @@ fn end_if_probing(frame: &TrapFrame) {
         // SAFETY: `oche_probe_enter` waits on this very stack, below nothing that is still used.
         unsafe { oche_probe_leave(frame.register(1)) };
     }
+}
+
+/// Ends the probe at a FIQ that keeps it from going on, with its timers off.
+fn end_at_fiq(why: EndlessFiq) {
+    if !IS_PROBING.load(Ordering::Relaxed) {
+        return;
+    }
+    CntvCtlEl02.write(0);
+    CntpCtlEl02.write(0);
+    let vector = match why {
+        EndlessFiq::AtEl2 => FIQ_AT_EL2,
+        EndlessFiq::Storm => FIQ_STORM,
+    };
+    // SAFETY: as in `end_if_probing`.
+    unsafe { oche_probe_leave(vector) };
 }
 
 global_asm!(

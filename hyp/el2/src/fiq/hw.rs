@@ -14,7 +14,7 @@ use super::{apple, gic};
 use crate::apple::is_apple;
 use crate::fiq::{self, POLL_MICROSECONDS, PendingFiqs, Poll, Route, Timers, VirtualFiq};
 use crate::frame::TrapFrame;
-use crate::lock::SpinLock;
+use crate::lock::{Once, SpinLock};
 use crate::registers::{CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
 use crate::syndrome::RegisterAccess;
 use crate::{panic, percpu};
@@ -121,6 +121,31 @@ fn end_poll() -> bool {
     has_fired
 }
 
+/// A FIQ that keeps code at EL1 from going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndlessFiq {
+    /// It was taken to EL2, though `HCR_EL2.FMO` is clear.
+    AtEl2,
+    /// It comes from no source that Oche knows, and does not end.
+    Storm,
+}
+
+/// What the self-test does at such a FIQ.
+static PROBE_END: Once<fn(EndlessFiq)> = Once::new();
+
+/// Has `end` called at a FIQ that keeps code at EL1 from going on. It returns if that code is not
+/// its own.
+pub fn set_probe_end(end: fn(EndlessFiq)) {
+    PROBE_END.set(end);
+}
+
+/// Ends the self-test's code at EL1, if that was interrupted. Its timers may be what interrupts.
+fn end_probe(why: EndlessFiq) {
+    if let Some(end) = PROBE_END.get() {
+        end(why);
+    }
+}
+
 /// Handles a FIQ that was taken from the guest. Called by the vectors.
 ///
 /// # Safety
@@ -129,6 +154,7 @@ fn end_poll() -> bool {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
     if !is_virtual() {
+        end_probe(EndlessFiq::AtEl2);
         // SAFETY: the frame is the vectors' own, and this does not return.
         unsafe { panic::oche_unexpected(frame, 0x500) };
     }
@@ -138,6 +164,9 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
     let took = take(&mut virtual_fiq.pending);
     let lines = lines();
     if virtual_fiq.came(lines, took || has_fired) {
+        drop(virtual_fiq);
+        end_probe(EndlessFiq::Storm);
+        virtual_fiq = own().lock();
         log::warn!(
             "cpu {}: FIQs come from no source that Oche knows, and do not end",
             percpu::index()

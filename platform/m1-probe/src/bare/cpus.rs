@@ -8,7 +8,7 @@
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable, Writeable};
 use alloc::string::String;
 use oche_boot::bare::selftest::{Verdict, print_line};
 use oche_boot::bare::{fail_open, spin_table, stage1};
@@ -20,6 +20,8 @@ use super::cpu_code::{ENTERED, FAULTED, FINISHED, RECORDS, Record, oche_probe_cp
 
 /// Time within which a CPU must have gone back, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
+/// `HCR_EL2.FMO`, `IMO` and `AMO`.
+const TAKEN_TO_EL2: u64 = 1 << 3 | 1 << 4 | 1 << 5;
 /// `MIDR_EL1.Implementer` of Apple.
 const APPLE: u64 = 0x61;
 /// The identification registers that Oche reads, as numbers in the identification space: `PFR0`,
@@ -28,18 +30,28 @@ const READ_BY_OCHE: [usize; 6] = [0, 1, 8, 24, 25, 26];
 /// The lines of a CPU that only Apple's have.
 const APPLE_LINES: [&str; 4] = ["ctrr", "hid4", "timer-fiq", "l2c"];
 
-/// Reports the lines of each CPU; the boot CPU is the last. Returns whether every CPU has left the
-/// probe's code, which U-Boot would be copied over.
-pub(super) fn report(machine: &Machine<'_>, image: PhysRange) -> bool {
+/// Has the boot CPU measure itself, for the others to be compared with, and returns its record. It
+/// does not execute WFI yet.
+pub(super) fn measure_boot_cpu(machine: &Machine<'_>) -> Option<&'static Record> {
     for (record, affinity) in RECORDS.iter().zip(machine.affinities()) {
         record.affinity.store(*affinity, Ordering::Relaxed);
     }
     flush();
-    let own = smp::own_affinity();
-    let boot_cpu = find(own);
-    // The boot CPU's registers come first, to be compared with, and its WFI last: if a CPU does not
-    // come back from one, no further CPU executes it.
     call_here();
+    find(smp::own_affinity())
+}
+
+/// Reports the lines of each CPU; `boot_cpu` is the last, and executes WFI only if it `may_wait`.
+/// Returns whether every CPU has left the probe's code, which U-Boot would be copied over.
+pub(super) fn report(
+    machine: &Machine<'_>,
+    image: PhysRange,
+    boot_cpu: Option<&Record>,
+    may_wait: bool,
+) -> bool {
+    let own = smp::own_affinity();
+    // The boot CPU's WFI comes last: if a CPU does not come back from one, no further CPU executes
+    // it.
     let mut can_wait = fiq::hw::has_fiqs();
     for (affinity, word) in machine.spin_table().filter(|(affinity, _)| *affinity != own) {
         let Some(record) = find(affinity) else { continue };
@@ -55,8 +67,12 @@ pub(super) fn report(machine: &Machine<'_>, image: PhysRange) -> bool {
         }
     }
     let Some(record) = boot_cpu else { return false };
-    record.is_to_wait.store(u64::from(can_wait), Ordering::Relaxed);
+    record.is_to_wait.store(u64::from(can_wait && may_wait), Ordering::Relaxed);
+    // As firmware has it for the other CPUs: interrupts that are taken to EL2 end a WFI there.
+    let plain = HCR_EL2.get();
+    HCR_EL2.set(plain | TAKEN_TO_EL2);
     call_here();
+    HCR_EL2.set(plain);
     describe(own, record, boot_cpu, image);
     !RECORDS.iter().any(is_inside)
 }

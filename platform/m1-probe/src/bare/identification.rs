@@ -1,31 +1,10 @@
 //! The identification registers.
 
-use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use oche_boot::bare::selftest::{Verdict, print_line};
 
-/// Reads all registers of the identification space for AArch64: `S3_0_C0_C4_0` to `S3_0_C0_C7_7`.
-/// Those that have no name yet read as zero. Source: Arm ARM DDI 0487, "System instruction class
-/// encoding overview", ID registers.
-macro_rules! identification_registers {
-    ($($group:literal),*) => {
-        [$(identification_registers!(@row $group, "0", "1", "2", "3", "4", "5", "6", "7")),*]
-    };
-    (@row $group:literal, $($number:literal),*) => {
-        [$({
-            let value: u64;
-            // SAFETY: reading an identification register has no effect.
-            unsafe {
-                asm!(
-                    concat!("mrs {}, S3_0_C0_C", $group, "_", $number),
-                    out(reg) value,
-                    options(nomem, nostack, preserves_flags)
-                )
-            };
-            value
-        }),*]
-    };
-}
+use super::cpu_code::ID_REGISTERS;
 
 /// The names of each group's registers, as far as a CPU of this decade may have them.
 const NAMES: [[&str; 8]; 4] = [
@@ -35,11 +14,11 @@ const NAMES: [[&str; 8]; 4] = [
     ["mmfr0", "mmfr1", "mmfr2", "mmfr3", "mmfr4", "c7-5", "c7-6", "c7-7"],
 ];
 
-/// Reports each register that is not zero.
-pub(super) fn report() {
-    let groups = identification_registers!("4", "5", "6", "7");
-    for (names, values) in NAMES.iter().zip(groups) {
-        for (name, value) in names.iter().zip(values).filter(|(_, value)| *value != 0) {
+/// Reports each register that is not zero, of those that the boot CPU has read of itself.
+pub(super) fn report(registers: &[AtomicU64; ID_REGISTERS]) {
+    for (name, register) in NAMES.iter().flatten().zip(registers) {
+        let value = register.load(Ordering::Relaxed);
+        if value != 0 {
             let name = alloc::format!("id.{name}");
             print_line(&name, format_args!("{value:#x}"), "ID_AA64", Verdict::Figure);
         }

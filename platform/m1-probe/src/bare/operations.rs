@@ -79,7 +79,7 @@ const fn by_set(name: &'static str, instruction: u32, level: u64) -> Form {
     }
 }
 
-const FORMS: [Form; 12] = [
+const FORMS: [Form; 11] = [
     Form { is_for_user: true, ..by_address("dc-civac", 0xd50b_7e20, TPC, "TPC") },
     Form { is_for_user: true, ..by_address("dc-cvac", 0xd50b_7a20, TPC, "TPC") },
     Form { operand: Operand::Discarded, ..by_address("dc-ivac", 0xd508_7620, TPC, "TPC") },
@@ -91,7 +91,6 @@ const FORMS: [Form; 12] = [
     by_set("dc-cisw-l2", 0xd508_7e40, 2),
     by_set("dc-csw-l1", 0xd508_7a40, 1),
     by_set("dc-csw-l2", 0xd508_7a40, 2),
-    by_set("dc-isw-l1", 0xd508_7640, 1),
 ];
 
 /// Reports which forms of cache maintenance trap, and what those cost that do not.

@@ -8,6 +8,9 @@ use oche_el2::console::print;
 use oche_el2::lock::SpinLock;
 use oche_m1_probe::report::{FIRST_LINE, ReportWriter};
 
+/// Attempts to take the lock of the report: a failure within a line keeps it.
+const ATTEMPTS: usize = 1 << 20;
+
 static WRITER: SpinLock<Option<ReportWriter>> = SpinLock::new(None);
 
 /// Begins the report. Every line of the self-test goes into it from now on.
@@ -23,6 +26,13 @@ fn add(line: fmt::Arguments<'_>) {
     if let Some(writer) = &mut *WRITER.lock() {
         writer.add(&line);
     }
+}
+
+/// The report as far as it was written, if it was begun and not finished. Called where the probe
+/// cannot go on.
+pub(super) fn take_part() -> Option<String> {
+    let writer = WRITER.lock_within(ATTEMPTS)?.take()?;
+    Some(writer.part())
 }
 
 /// Ends the report.

@@ -43,16 +43,41 @@ struct Show<'a> {
     pages: Vec<Page>,
 }
 
-/// When the pages end, as `CNTPCT_EL0`, or why they do not.
-type End = Result<u64, &'static str>;
+/// When the pages end, as `CNTPCT_EL0`, and what then follows; or why they do not end.
+type End = Result<(u64, &'static str), &'static str>;
+/// How long the part of a report is shown that was written when the probe failed, in seconds.
+const FAILED_SECONDS: u32 = 60;
 
 /// Shows the pages in turn, until `next` starts, or for ever.
 pub(super) fn run(report: &str, next: &Next) {
+    show(
+        report,
+        match next {
+            Next::UBoot { seconds, .. } => Ok((later(*seconds), "U-Boot starts")),
+            Next::Nothing(reason) => Err(*reason),
+        },
+    );
+}
+
+/// Shows the part of a report that was written when the probe failed: for some time if `has_next`,
+/// otherwise for ever.
+pub(super) fn run_failed(part: &str, has_next: bool) {
+    show(
+        part,
+        match has_next {
+            true => Ok((later(FAILED_SECONDS), "THE PROBE FAILED: it ends")),
+            false => Err("THE PROBE FAILED: hold the power button to turn off"),
+        },
+    );
+}
+
+/// `CNTPCT_EL0` in so many seconds.
+fn later(seconds: u32) -> u64 {
+    CNTPCT_EL0.get() + u64::from(seconds) * CNTFRQ_EL0.get().max(1)
+}
+
+fn show(report: &str, end: End) {
     let hertz = CNTFRQ_EL0.get().max(1);
-    let end = match next {
-        Next::UBoot { seconds, .. } => Ok(CNTPCT_EL0.get() + u64::from(*seconds) * hertz),
-        Next::Nothing(reason) => Err(*reason),
-    };
     if let Err(reason) = end {
         console::send_line(&alloc::format!("oche: {reason}"));
     }
@@ -60,7 +85,7 @@ pub(super) fn run(report: &str, next: &Next) {
         console::send_line("oche: there is no screen to show the report on");
         return while stay(end, || {}) {};
     };
-    let show = Show::of(report, screen);
+    let show = Show::of(report, screen, end.is_ok());
     loop {
         for (number, page) in show.pages.iter().enumerate() {
             show.draw(number, page, end);
@@ -81,7 +106,7 @@ pub(super) fn run(report: &str, next: &Next) {
 fn stay(end: End, update: impl FnOnce()) -> bool {
     let next = CNTPCT_EL0.get() + CNTFRQ_EL0.get();
     while CNTPCT_EL0.get() < next {
-        if end.is_ok_and(|end| CNTPCT_EL0.get() >= end) {
+        if end.is_ok_and(|(end, _)| CNTPCT_EL0.get() >= end) {
             return false;
         }
         spin_loop();
@@ -91,7 +116,9 @@ fn stay(end: End, update: impl FnOnce()) -> bool {
 }
 
 impl<'a> Show<'a> {
-    fn of(report: &str, screen: &'a Screen<Memory>) -> Self {
+    /// The pages: without those of the report's text if the time `is_short`, so that the codes come
+    /// often enough.
+    fn of(report: &str, screen: &'a Screen<Memory>, is_short: bool) -> Self {
         let codes = codes::split(report);
         let (_, area) = screen.area_below(0);
         let grid = Grid::of(area, MODULES, codes.len(), screen.scale());
@@ -107,8 +134,10 @@ impl<'a> Show<'a> {
             let range = |start: usize| start..(start + grid.count()).min(codes.len());
             pages.extend(starts.map(|start| Page::Codes(range(start))));
         }
-        let lines = report.lines().flat_map(|line| pages::wrapped(line, columns)).collect();
-        pages.extend(text_pages("the report", lines));
+        if !is_short || grid.is_none() {
+            let lines = report.lines().flat_map(|line| pages::wrapped(line, columns)).collect();
+            pages.extend(text_pages("the report", lines));
+        }
         Self { screen, codes, grid, pages }
     }
 
@@ -146,9 +175,9 @@ impl<'a> Show<'a> {
         let what = self.what(page);
         let pages = self.pages.len();
         let after = match end {
-            Ok(end) => {
+            Ok((end, what)) => {
                 let left = end.saturating_sub(CNTPCT_EL0.get()) / CNTFRQ_EL0.get().max(1);
-                alloc::format!("U-Boot starts in {left} s")
+                alloc::format!("{what} in {left} s")
             }
             Err(reason) => String::from(reason),
         };

@@ -85,9 +85,11 @@ pub enum Content {
 /// A kernel.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelPayload {
-    /// Its bytes, expanded.
+    /// Its bytes, expanded; of the last kernel alone, which is the one that m1n1 starts.
     #[serde(skip)]
     pub image: Vec<u8>,
+    /// How many bytes it has, expanded.
+    pub bytes: u64,
     /// Their SHA-256 in hex.
     pub sha256: String,
     /// Bytes of memory that its header asks for.
@@ -164,16 +166,29 @@ pub(super) fn walk(file: &[u8], start: usize) -> (Vec<Payload>, End) {
     loop {
         match next(file, at) {
             Found::Payload(payload, behind) => {
+                forget_kernels(&mut payloads, &payload);
                 payloads.push(payload);
                 at = behind;
             }
             Found::Kernel(payload, image_bytes) => {
                 let offset = payload.offset;
+                forget_kernels(&mut payloads, &payload);
                 payloads.push(payload);
                 let bytes_behind = file.len() as u64 - offset - image_bytes;
                 return (payloads, End::UncompressedKernel { offset, bytes_behind });
             }
             Found::End(end) => return (payloads, end),
+        }
+    }
+}
+
+/// Drops the bytes of earlier kernels, if `payload` is a kernel: a crafted file may have many.
+fn forget_kernels(payloads: &mut [Payload], payload: &Payload) {
+    if let Content::Kernel(_) = payload.content {
+        for earlier in payloads {
+            if let Content::Kernel(kernel) = &mut earlier.content {
+                kernel.image = Vec::new();
+            }
         }
     }
 }
@@ -228,12 +243,19 @@ fn compressed(compression: Compression, rest: &[u8]) -> Result<Option<(Content, 
         }
         Compression::Xz => {
             let mut decoder = XzReader::new(rest, false);
-            (expand(&mut decoder, "xz")?, decoder.into_inner().len())
+            let expanded = expand(&mut decoder, "xz")?;
+            let left = decoder.into_inner().len();
+            check_xz(rest.get(..rest.len() - left).unwrap_or_default())?;
+            (expanded, left)
         }
     };
     let bytes = rest.len() - left;
     let content = if expanded.starts_with(FDT) {
-        Content::DeviceTree(tree(&expanded)?)
+        let tree = tree(&expanded)?;
+        if tree.bytes != expanded.len() as u64 {
+            bail!("a device tree of {} bytes in {} bytes", tree.bytes, expanded.len());
+        }
+        Content::DeviceTree(tree)
     } else if expanded.starts_with(CPIO) {
         Content::Initramfs { bytes: expanded.len() as u64 }
     } else if is_kernel(&expanded) {
@@ -242,6 +264,24 @@ fn compressed(compression: Compression, rest: &[u8]) -> Result<Option<(Content, 
         bail!("it expands to {} bytes, which m1n1 recognizes as nothing", expanded.len());
     };
     Ok(Some((content, bytes)))
+}
+
+/// Whether m1n1's decoder takes the `stream`: one block, whose header has no sizes, and LZMA2 as
+/// the only filter. Source: m1n1 `src/minilzlib/xzstream.c`, `XzDecodeBlockHeader`; The .xz File
+/// Format 1.2, 2.1 and 3.1.
+pub(super) fn check_xz(stream: &[u8]) -> Result<()> {
+    const ADVICE: &str = "compress it with gzip, or with `xz --threads=1`";
+    // Header of 12 bytes, no flags, filter LZMA2 with one byte of properties.
+    if stream.get(12..16) != Some(&[2, 0, 0x21, 1]) {
+        bail!("m1n1 takes no xz block of this form: {ADVICE}");
+    }
+    let footer = stream.len().checked_sub(12).context("it is cut short")?;
+    let index_bytes = (word(stream, footer + 4)? + 1) * 4;
+    let index = footer.checked_sub(index_bytes).context("its xz index is damaged")?;
+    if stream.get(index..index + 2) != Some(&[0, 1]) {
+        bail!("m1n1 takes no xz file of several blocks: {ADVICE}");
+    }
+    Ok(())
 }
 
 fn expand(decoder: &mut impl Read, what: &str) -> Result<Vec<u8>> {
@@ -323,7 +363,8 @@ fn kernel(bytes: Vec<u8>) -> Result<KernelPayload> {
     };
     let banner = if oche.is_some() { None } else { banner::find(&bytes).map(str::to_owned) };
     let sha256 = image::hex_sha256(&bytes);
-    Ok(KernelPayload { image: bytes, sha256, memory_bytes, banner, oche, damage })
+    let length = bytes.len() as u64;
+    Ok(KernelPayload { image: bytes, bytes: length, sha256, memory_bytes, banner, oche, damage })
 }
 
 fn tree(rest: &[u8]) -> Result<TreePayload> {

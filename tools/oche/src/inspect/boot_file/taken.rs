@@ -146,7 +146,7 @@ impl BootFile {
         let Some((offset, kernel)) = self.kernel() else {
             return taken.errors.push("m1n1 finds no kernel".to_owned());
         };
-        let bytes = kernel.image.len() as u64;
+        let bytes = kernel.bytes;
         // m1n1 knows the size of a compressed kernel alone.
         let is_known = !matches!(self.end, End::UncompressedKernel { .. });
         if is_known && bytes > kernel.memory_bytes {

@@ -8,6 +8,7 @@ use oche_boot::identity;
 use oche_boot::payload::ItemKind;
 
 use super::file::{SECTION_ALIGNMENT, STACK_END};
+use super::payload::check_xz;
 use super::*;
 use crate::pack::append;
 
@@ -132,6 +133,37 @@ fn xz_is_expanded_and_what_follows_it_is_read() {
     let offset = found.payloads[1].offset + tree("j313").len() as u64;
     assert_eq!(found.end, End::EndMark { offset });
     assert_eq!(found.taken(None).errors, [""; 0]);
+}
+
+#[test]
+fn xz_that_m1n1_refuses_is_an_error() {
+    let mut packed = Vec::new();
+    let options = lzma_rust2::XzOptions::with_preset(1);
+    let mut writer = lzma_rust2::XzWriter::new(&mut packed, options).expect("a writer");
+    writer.write_all(&oche()).expect("memory");
+    writer.finish().expect("memory");
+    assert!(check_xz(&packed).is_ok());
+    // A block header with sizes, as several threads write it; and an index of two blocks.
+    let footer = packed.len() - 12;
+    let word = packed[footer + 4..footer + 8].try_into().expect("four bytes");
+    let index = footer - (u32::from_le_bytes(word) as usize + 1) * 4;
+    for (at, value) in [(12, 4), (13, 0xc0), (14, 3), (index + 1, 2)] {
+        let mut other = packed.clone();
+        other[at] = value;
+        assert!(check_xz(&other).is_err(), "{at}");
+    }
+    for length in 0..packed.len() {
+        let _ = check_xz(&packed[..length]);
+    }
+}
+
+#[test]
+fn a_terminal_carries_nothing_out() {
+    let found = read(&[b"chosen.a=\x1b[2J\r\n", &gzip(&[tree("j313"), vec![0]].concat())]);
+    let taken = found.taken(None);
+    assert!(taken.errors[0].contains("a device tree of"), "{taken:?}");
+    let text = format!("{found}{taken}");
+    assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl fmt::Display for Payload {
         };
         match &self.content {
             Content::Kernel(kernel) => {
-                writeln!(out, "kernel, {} KiB{packed}", kib(kernel.image.len() as u64))?;
+                writeln!(out, "kernel, {} KiB{packed}", kib(kernel.bytes))?;
                 fmt_kernel(kernel, out)
             }
             Content::DeviceTree(tree) => {
@@ -36,7 +36,9 @@ impl fmt::Display for Payload {
             Content::Initramfs { bytes } => {
                 writeln!(out, "initramfs, {} KiB{packed}", kib(*bytes))
             }
-            Content::Variable { name, value } => writeln!(out, "variable {name}={value}"),
+            Content::Variable { name, value } => {
+                writeln!(out, "variable {}={}", plain(name), plain(value))
+            }
             Content::Logo => writeln!(out, "logo"),
             Content::Signature => {
                 writeln!(out, "signature, {} bytes", self.bytes.unwrap_or_default())
@@ -60,8 +62,8 @@ fn fmt_kernel(kernel: &KernelPayload, out: &mut fmt::Formatter<'_>) -> fmt::Resu
 
 fn name(tree: &TreePayload) -> String {
     match tree.compatible.first() {
-        Some(mac) if tree.model.is_empty() => mac.clone(),
-        Some(mac) => format!("{mac}, {}", tree.model),
+        Some(mac) if tree.model.is_empty() => plain(mac),
+        Some(mac) => format!("{}, {}", plain(mac), plain(&tree.model)),
         None => "of no Mac".to_owned(),
     }
 }
@@ -88,19 +90,24 @@ impl fmt::Display for Taken {
         writeln!(out, "kernel   {}", place(self.kernel))?;
         writeln!(out, "initrd   {}", place(self.initramfs))?;
         for (mac, offset) in &self.trees {
-            writeln!(out, "tree     at {offset:#x} on {mac}")?;
+            writeln!(out, "tree     at {offset:#x} on {}", plain(mac))?;
         }
         for (name, value) in &self.chosen {
-            writeln!(out, "chosen   {name}={value}")?;
+            writeln!(out, "chosen   {}={}", plain(name), plain(value))?;
         }
         for warning in &self.warnings {
-            writeln!(out, "warning: {warning}")?;
+            writeln!(out, "warning: {}", plain(warning))?;
         }
         for error in &self.errors {
-            writeln!(out, "error: {error}")?;
+            writeln!(out, "error: {}", plain(error))?;
         }
         Ok(())
     }
+}
+
+/// `text` without what a terminal carries out.
+fn plain(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 fn kib(bytes: u64) -> u64 {

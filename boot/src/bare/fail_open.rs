@@ -1,6 +1,6 @@
 //! Failing open: if Oche cannot go on before the guest's first instruction, and the packed kernel
 //! is U-Boot, U-Boot starts natively, as if Oche were not there. A Mac that boots untethered then
-//! still boots, and nobody needs recovery mode to remove Oche.
+//! still boots, and it takes no recovery mode to remove Oche.
 //!
 //! This ends when the first of the other CPUs enters Oche ([`disarm`]), since firmware cannot have
 //! it back. Everything that can fail happens before.

@@ -136,8 +136,8 @@ pub unsafe fn unprivileged(instruction: u32, operand: u64) {
     enter(entry, (operand, 1), USER_PSTATE);
 }
 
-/// Begins an operation that does nothing in a software step, which is taken to EL2. Whoever takes
-/// it clears `MDSCR_EL1.SS`. Only after the self-test has run.
+/// Begins an operation that does nothing in a software step, which is taken to EL2; that
+/// exception's handler clears `MDSCR_EL1.SS`. Only after the self-test has run.
 pub fn step() -> Seen {
     patch(NOP);
     let entry = (&raw const oche_probe_operation) as u64;

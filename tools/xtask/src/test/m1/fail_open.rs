@@ -3,18 +3,23 @@
 
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
-use oche::pack;
+use oche::pack::{self, GuestFiles};
 use oche::progress::Step;
 use oche::workspace;
 use oche_boot::bring_up::{self, Mode};
 use oche_m1_sim::fdt_fault::FdtFault;
-use oche_m1_sim::{BoardOutcome, Mac};
+use oche_m1_sim::{BoardOutcome, Mac, TypedText};
+use oche_types::range::PhysRange;
 
 use super::expect::{expect, expect_on_screen};
 use crate::m1::bench::{self, Bench};
+use crate::m1::u_boot;
 
 /// The last line of the tests' kernel.
 const END: &str = "native: end";
+
+/// The line with which Debian's U-Boot answers at its prompt.
+const PROMPT_ANSWERS: &str = "native: the prompt answers";
 
 /// Failures that a Mac can have, in the order of bring-up: each is shown, then U-Boot starts.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<()> {
@@ -49,7 +54,34 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<()> {
     }
     let off = Mac { chosen: chosen("oche.fail-open", "off"), ..mac.clone() };
     stays_stopped(&bench, &off, step)?;
-    each_step(toolchain, &mac, step)
+    each_step(toolchain, &mac, step)?;
+    debians_u_boot(toolchain, step)
+}
+
+/// Debian's U-Boot starts natively too, and comes to its prompt.
+fn debians_u_boot(toolchain: Toolchain, step: &Step) -> Result<()> {
+    let u_boot = u_boot::fetch(step)?;
+    let name = "Debian's U-Boot";
+    step.detail(name);
+    let folder = workspace::target().join("test").join("m1-fail-open-u-boot");
+    let options = vec![("oche.fail-open".to_owned(), "1".to_owned())];
+    let guest = GuestFiles { kernel: u_boot.binary, initrd: None, options };
+    let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
+    let chosen = vec![("oche.pool".to_owned(), "100G".to_owned())];
+    let typed = [("autoboot:  2 ", " "), ("=> ", "echo native: the prompt answers\n")];
+    let typed = typed.map(|(behind, text)| TypedText { behind: behind.into(), text: text.into() });
+    let mut mac = Mac { chosen, typed: typed.into(), ..oche_m1_sim::linux::mac() };
+    // U-Boot sets a GiB aside for a kernel.
+    mac.memory.end += 2 << 30;
+    mac.screen = PhysRange { start: mac.screen.start + (2 << 30), end: mac.screen.end + (2 << 30) };
+    let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| line == PROMPT_ANSWERS)?;
+    bench.keep(name, &outcome)?;
+    let version = format!("U-Boot {} ", u_boot.version);
+    for wanted in ["oche: fatal: too little memory", &version, PROMPT_ANSWERS] {
+        expect(&outcome, wanted)
+            .with_context(|| format!("{name}: {}", bench.log(name).display()))?;
+    }
+    Ok(())
 }
 
 /// Every step of bring-up fails once, and the last one by a panic and by a data abort too. A step
@@ -98,7 +130,7 @@ fn compare(native: &[String], after_oche: &[String]) -> Result<()> {
 /// Boots, and compares what the kernel finds with what it finds without Oche.
 fn starts_natively(
     bench: &Bench,
-    guest: &pack::GuestFiles,
+    guest: &GuestFiles,
     name: &str,
     mac: &Mac,
     reason: &str,

@@ -10,6 +10,23 @@ use oche::{command, workspace};
 
 use crate::guest::archive::{self, Archive};
 
+/// Runs the script `$0` with the argument `$1`. It keeps a file in `/run`, so it gets a `/run` of
+/// its own where the machine allows a mount namespace: as root of a user namespace, or as root.
+/// Elsewhere, as in a container or a chroot, the file is removed again.
+const WITH_OWN_RUN: &str = r#"
+own='mount -t tmpfs tmpfs /run'
+for namespaces in '--user --map-root-user --mount' --mount; do
+    if unshare $namespaces sh -c "$own" 2>/dev/null; then
+        exec unshare $namespaces sh -c "$own && exec bash \"\$0\" \"\$1\"" "$0" "$1"
+    fi
+done
+[ -e /run/m1n1.conf ] && { echo "/run/m1n1.conf is there, and not this test's" >&2; exit 1; }
+bash "$0" "$1"
+status=$?
+rm -f /run/m1n1.conf
+exit $status
+"#;
+
 /// The packages `m1n1` and `asahi-scripts` of one suite, unpacked.
 #[derive(Debug)]
 pub(crate) struct UpdateM1n1 {
@@ -60,19 +77,15 @@ impl UpdateM1n1 {
 
     /// Runs the script, unchanged, to write the boot file `into`.
     ///
-    /// It keeps a file in `/run`, so it gets a `/run` of its own: a mount namespace, which the
-    /// kernel must allow.
-    ///
     /// # Errors
     ///
-    /// The script fails, or the machine allows no namespaces.
+    /// The script fails.
     pub(crate) fn write(&self, parts: &BootFileParts<'_>, into: &Path) -> Result<()> {
         let trees: Vec<String> =
             parts.trees.iter().map(|tree| tree.display().to_string()).collect();
-        let mut script = Command::new("unshare");
+        let mut script = Command::new("sh");
         script
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
-            .arg("mount -t tmpfs tmpfs /run && exec bash \"$0\" \"$1\"")
+            .args(["-c", WITH_OWN_RUN])
             .arg(&self.script)
             .arg(into)
             .env("M1N1", &self.m1n1)
@@ -81,6 +94,6 @@ impl UpdateM1n1 {
             .env("CONFIG", parts.configuration)
             .env_remove("M1N1_UPDATE_DISABLED")
             .env_remove("TARGET");
-        command::run(&mut script, "update-m1n1, in a mount namespace of its own")
+        command::run(&mut script, "update-m1n1")
     }
 }

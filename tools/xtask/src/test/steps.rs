@@ -1,6 +1,6 @@
 //! The steps of `cargo xtask test`, in the order in which they run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ use crate::guest::kernel::KernelChoice;
 use crate::m1::device_tree::KernelSource;
 use crate::measure::{compare, memory};
 use crate::soak::hostile::{Images, batch};
-use crate::{check, environment, hostile, qemu};
+use crate::{check, environment, hostile};
 
 /// Operations of the differential run and of the hostile sequences, at least; a million is asked
 /// for.
@@ -177,52 +177,16 @@ fn differential(step: &Step, _: &mut StepCounts) -> Result<String> {
     Ok(first.trim_start_matches("differential: ").to_owned())
 }
 
-/// Boots after which a run counts as failed though QEMU's NVMe is to blame.
-const BOOTS: usize = 3;
-
-/// Runs the short demo as a person would, by this very program, with more `arguments`. A run that
-/// QEMU's NVMe has spoiled is run again.
+/// Runs the short demo as a person would, by this very program, with more `arguments`.
 fn run_demo(step: &Step, name: &str, arguments: &str) -> Result<String> {
     let output: PathBuf = workspace::target().join("test").join(name);
     workspace::create_folder(&output)?;
-    let mut boots = 1;
-    let reported = loop {
-        let (reported, is_good) = boot_demo(&output, arguments)?;
-        if is_good {
-            break reported;
-        }
-        if boots < BOOTS && is_spoiled_by_qemu(&reported)? {
-            step.line("QEMU's NVMe left its interrupt raised (docs/known-issues.md): once more");
-            boots += 1;
-            continue;
-        }
-        for line in reported
-            .lines()
-            .filter(|line| line.starts_with("  wrong:") || line.starts_with("error"))
-            .take(20)
-        {
-            step.line(line.trim());
-        }
-        bail!("the demo failed; the whole log: {}", output.join("demo.log").display());
-    };
-    let last = reported.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    if arguments.contains("--break-placement") {
-        return Ok(last.trim().to_owned());
-    }
-    let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
-    let summary: serde_json::Value =
-        serde_json::from_slice(&summary).context("the demo's summary")?;
-    summarise(&summary, !arguments.contains("--without-trace"))
-}
-
-/// Runs the short demo once. Returns what it printed, and whether it ended well.
-fn boot_demo(output: &Path, arguments: &str) -> Result<(String, bool)> {
     let program = std::env::current_exe().context("this program's own path")?;
     let mut demo = Command::new(program);
     demo.args(["demo", "--short"])
         .args(arguments.split_whitespace())
         .arg("--output")
-        .arg(output)
+        .arg(&output)
         .env("NO_COLOR", "1");
     let result =
         demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
@@ -232,17 +196,24 @@ fn boot_demo(output: &Path, arguments: &str) -> Result<(String, bool)> {
         String::from_utf8_lossy(&result.stdout)
     );
     workspace::write_whole(&output.join("demo.log"), reported.as_bytes())?;
-    Ok((reported, result.status.success()))
-}
-
-/// Whether the wired interrupt of QEMU's NVMe stayed raised, as it may before QEMU 10 with Oche or
-/// without, and the kernel has switched it off.
-fn is_spoiled_by_qemu(reported: &str) -> Result<bool> {
-    let is_wrong = |what: &str| {
-        let mut lines = reported.lines().filter(|line| line.starts_with("  wrong:"));
-        lines.any(|line| line.contains(what))
-    };
-    Ok(qemu::version()? < 10 && is_wrong("nobody cared") && is_wrong("nvme_irq"))
+    if !result.status.success() {
+        for line in reported
+            .lines()
+            .filter(|line| line.starts_with("  wrong:") || line.starts_with("error"))
+            .take(20)
+        {
+            step.line(line.trim());
+        }
+        bail!("the demo failed; the whole log: {}", output.join("demo.log").display());
+    }
+    let last = reported.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    if arguments.contains("--break-placement") {
+        return Ok(last.trim().to_owned());
+    }
+    let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
+    let summary: serde_json::Value =
+        serde_json::from_slice(&summary).context("the demo's summary")?;
+    summarise(&summary, !arguments.contains("--without-trace"))
 }
 
 /// A few words of a demo's summary, after a look whether it says that all was well, and whether

@@ -183,8 +183,8 @@ oche_leave:
     br      x0
 
     // Cleans and invalidates all data caches up to the point of coherency, by set and way. Source:
-    // Arm ARM DDI 0487, `CLIDR_EL1`, `CCSIDR_EL1` (with FEAT_CCIDX and without), `DC CISW`. Keeps x0
-    // and x1.
+    // Arm ARM DDI 0487, `CLIDR_EL1`, `CCSIDR_EL1` (with FEAT_CCIDX and without), `DC CISW`. Keeps
+    // x0 and x1.
 oche_clean_by_set_and_way:
     dsb     sy
     mrs     x2, clidr_el1

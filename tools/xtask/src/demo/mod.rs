@@ -83,12 +83,9 @@ pub fn main(options: &DemoOptions) -> Result<()> {
 }
 
 /// Whether the wired interrupt of QEMU's NVMe stayed raised, as it may before QEMU 10 with Oche or
-/// without, and the kernel has switched it off; and whether nothing else is wrong.
+/// without, and nothing else is wrong.
 fn is_spoiled_by_qemu(summary: &DemoSummary) -> Result<bool> {
-    let is_wrong = |what: &str| summary.problems.iter().any(|problem| problem.contains(what));
-    let is_the_kernels = summary.problems.iter().all(|problem| problem.starts_with("guest kernel"));
-    let is_of_nvme = is_wrong("nobody cared") && is_wrong("nvme_irq");
-    Ok(is_the_kernels && is_of_nvme && qemu::version()? < 10)
+    Ok(kernel_log::is_stuck_line_alone(&summary.problems, "nvme_irq") && qemu::version()? < 10)
 }
 
 /// Measures the transfers on the same machine without Oche.

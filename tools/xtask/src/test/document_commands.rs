@@ -99,8 +99,8 @@ fn make_files(words: &[&str], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a boot file, as the documents do, of the image that they packed before; m1n1 itself is
-/// nothing but what tells it.
+/// Makes a boot file, as the documents do, of the image that they packed before; of m1n1 itself it
+/// has the marks alone.
 fn make_boot_file(folder: &Path) -> Result<()> {
     let read =
         |path: PathBuf| fs::read(&path).with_context(|| format!("cannot read {}", path.display()));

@@ -109,8 +109,8 @@ impl BootFile {
         let count = taken.chosen.len();
         if (CHOSEN_LIMIT - FIRST_STAGE_VARIABLES + 1..=CHOSEN_LIMIT).contains(&count) {
             taken.warnings.push(format!(
-                "m1n1's first stage appends {FIRST_STAGE_VARIABLES} properties of /chosen: with {count} here \
-                 there are more than {CHOSEN_LIMIT}, and m1n1 ignores the last"
+                "m1n1's first stage appends {FIRST_STAGE_VARIABLES} properties of /chosen: with {count} \
+                 here there are more than {CHOSEN_LIMIT}, and m1n1 ignores the last"
             ));
         }
         let Some((_, KernelPayload { oche: Some(_), .. })) = self.kernel() else { return };
@@ -151,7 +151,8 @@ impl BootFile {
         let is_known = !matches!(self.end, End::UncompressedKernel { .. });
         if is_known && bytes > kernel.memory_bytes {
             taken.errors.push(format!(
-                "m1n1 stops at the kernel at {offset:#x}: it has {bytes} bytes, and its header states {}",
+                "m1n1 stops at the kernel at {offset:#x}: it has {bytes} bytes, and its header \
+                 states {}",
                 kernel.memory_bytes
             ));
         }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::*;
-use oche_el2::stage2::hardware::{Barrier, InstructionFetch, Translations};
+use oche_el2::stage2::hardware::{Barrier, Translations};
 use oche_types::range::{BLOCK, align_up};
 
 use crate::blocks::first_block;
@@ -34,9 +34,6 @@ unsafe impl Hardware for &Words {
         unreachable!("the guest does not run")
     }
     fn barrier(&self, _: Barrier) {}
-    fn instruction_fetch(&self) -> InstructionFetch {
-        InstructionFetch { needs_clean: true, needs_invalidation: true }
-    }
     fn invalidate(&self, _: Translations) {
         unreachable!("the guest does not run")
     }

@@ -12,11 +12,7 @@ use aarch64_cpu::registers::{VTTBR_EL2, Writeable};
 use crate::percpu;
 use crate::registers::CtrEl0;
 use crate::stage2::Hardware;
-use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
-
-/// `CTR_EL0.IDC` and `CTR_EL0.DIC`.
-const CTR_IDC: u64 = 1 << 28;
-const CTR_DIC: u64 = 1 << 29;
+use crate::stage2::hardware::{Barrier, Translations};
 
 /// The hardware of this machine. The tables are in memory that EL2 maps and Oche owns.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +92,6 @@ unsafe impl Hardware for Cpus {
 
     fn select_tables(&self, vttbr: u64) {
         VTTBR_EL2.set(vttbr);
-    }
-
-    fn instruction_fetch(&self) -> InstructionFetch {
-        let cache_type = CtrEl0.read();
-        InstructionFetch {
-            needs_clean: cache_type & CTR_IDC == 0,
-            needs_invalidation: cache_type & CTR_DIC == 0,
-        }
     }
 
     fn data_line_bytes(&self) -> u64 {

@@ -1,8 +1,8 @@
 //! The few functions of QEMU's plugin interface that are used, and the two symbols that it looks
 //! for.
 //!
-//! Source: QEMU documentation, "QEMU TCG Plugins", and `qemu-plugin.h`, API versions 1 (QEMU 7) and
-//! 4 (QEMU 10). QEMU loads no plugin of a version that it no longer has.
+//! Source: QEMU documentation, "QEMU TCG Plugins", and `qemu-plugin.h`, API version 4 (QEMU 10).
+//! QEMU loads no plugin of a version that it no longer has.
 // UNSAFETY: QEMU's interface is one of C.
 #![expect(unsafe_code, reason = "QEMU's interface is one of C")]
 
@@ -32,9 +32,6 @@ unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, callback: TranslateCallback);
     fn qemu_plugin_tb_n_insns(block: *const Opaque) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const Opaque, index: usize) -> *mut Opaque;
-    #[cfg(not(feature = "api-4"))]
-    fn qemu_plugin_insn_data(instruction: *const Opaque) -> *const u8;
-    #[cfg(feature = "api-4")]
     fn qemu_plugin_insn_data(instruction: *const Opaque, into: *mut c_void, most: usize) -> usize;
     fn qemu_plugin_insn_size(instruction: *const Opaque) -> usize;
     fn qemu_plugin_insn_vaddr(instruction: *const Opaque) -> u64;
@@ -62,7 +59,7 @@ unsafe extern "C" {
 
 /// The version of the interface.
 #[unsafe(no_mangle)]
-static qemu_plugin_version: c_int = if cfg!(feature = "api-4") { 4 } else { 1 };
+static qemu_plugin_version: c_int = 4;
 
 /// Called by QEMU as it loads the plugin.
 ///
@@ -152,20 +149,6 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
 /// # Safety
 ///
 /// `instruction` belongs to the block that is being translated, and has four bytes.
-#[cfg(not(feature = "api-4"))]
-unsafe fn word_of(instruction: *const Opaque) -> u32 {
-    // SAFETY: as the caller promises.
-    let data = unsafe { qemu_plugin_insn_data(instruction) };
-    // SAFETY: an instruction of four bytes; the pointer need not be aligned.
-    unsafe { data.cast::<u32>().read_unaligned() }
-}
-
-/// The bytes of an instruction, as they lie in memory.
-///
-/// # Safety
-///
-/// `instruction` belongs to the block that is being translated, and has four bytes.
-#[cfg(feature = "api-4")]
 unsafe fn word_of(instruction: *const Opaque) -> u32 {
     let mut word = 0_u32;
     // SAFETY: as the caller promises; QEMU writes the four bytes of `word` at most.

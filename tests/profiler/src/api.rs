@@ -1,14 +1,12 @@
 //! The few functions of QEMU's plugin interface that are used, and the two symbols that it looks
 //! for.
 //!
-//! Source: QEMU documentation, "QEMU TCG Plugins", and `qemu-plugin.h`, API versions 1 (QEMU 7) and
-//! 4 (QEMU 10). QEMU loads no plugin of a version that it no longer has.
+//! Source: QEMU documentation, "QEMU TCG Plugins", and `qemu-plugin.h`, API version 4 (QEMU 10).
+//! QEMU loads no plugin of a version that it no longer has.
 // UNSAFETY: QEMU's interface is one of C.
 #![expect(unsafe_code, reason = "QEMU's interface is one of C")]
 
-#[cfg(feature = "api-4")]
-use core::ffi::c_uint;
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 use crate::counters::{Counters, Settings};
@@ -22,11 +20,7 @@ struct Opaque {
 type Id = u64;
 type TranslateCallback = extern "C" fn(Id, *mut Opaque);
 
-/// `QEMU_PLUGIN_INLINE_ADD_U64`.
-#[cfg(not(feature = "api-4"))]
-const ADD: c_int = 0;
 /// `QEMU_PLUGIN_CB_NO_REGS`.
-#[cfg(feature = "api-4")]
 const NO_REGISTERS: c_int = 0;
 
 unsafe extern "C" {
@@ -34,14 +28,6 @@ unsafe extern "C" {
     fn qemu_plugin_tb_n_insns(block: *const Opaque) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const Opaque, index: usize) -> *mut Opaque;
     fn qemu_plugin_insn_vaddr(instruction: *const Opaque) -> u64;
-    #[cfg(not(feature = "api-4"))]
-    fn qemu_plugin_register_vcpu_insn_exec_inline(
-        instruction: *mut Opaque,
-        operation: c_int,
-        counter: *mut c_void,
-        value: u64,
-    );
-    #[cfg(feature = "api-4")]
     fn qemu_plugin_register_vcpu_insn_exec_cb(
         instruction: *mut Opaque,
         callback: extern "C" fn(c_uint, *mut c_void),
@@ -52,7 +38,7 @@ unsafe extern "C" {
 
 /// The version of the interface.
 #[unsafe(no_mangle)]
-static qemu_plugin_version: c_int = if cfg!(feature = "api-4") { 4 } else { 1 };
+static qemu_plugin_version: c_int = 4;
 
 static COUNTERS: OnceLock<Counters> = OnceLock::new();
 
@@ -104,18 +90,6 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
     }
 }
 
-/// Has QEMU add to a counter whenever an instruction is executed.
-///
-/// # Safety
-///
-/// `instruction` belongs to the block that is being translated, and the counter is there for as
-/// long as QEMU runs.
-#[cfg(not(feature = "api-4"))]
-unsafe fn count_executions(instruction: *mut Opaque, counter: *mut u64) {
-    // SAFETY: as the caller promises; only QEMU writes the counters.
-    unsafe { qemu_plugin_register_vcpu_insn_exec_inline(instruction, ADD, counter.cast(), 1) };
-}
-
 /// Has QEMU call back whenever an instruction is executed: inline it adds to counters of its own
 /// only.
 ///
@@ -123,14 +97,12 @@ unsafe fn count_executions(instruction: *mut Opaque, counter: *mut u64) {
 ///
 /// `instruction` belongs to the block that is being translated, and the counter is there for as
 /// long as QEMU runs.
-#[cfg(feature = "api-4")]
 unsafe fn count_executions(instruction: *mut Opaque, counter: *mut u64) {
     let data = counter.cast();
     // SAFETY: as the caller promises.
     unsafe { qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_executed, NO_REGISTERS, data) };
 }
 
-#[cfg(feature = "api-4")]
 extern "C" fn on_executed(_: c_uint, counter: *mut c_void) {
     let counter = counter.cast::<u64>();
     // SAFETY: a counter, as `count_executions` promises.

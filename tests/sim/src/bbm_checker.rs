@@ -25,7 +25,6 @@ mod hardware;
 mod state;
 
 use oche_el2::stage2::entry::Entry;
-use oche_el2::stage2::hardware::InstructionFetch;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::PhysRange;
 use state::{
@@ -53,21 +52,7 @@ impl BbmChecker {
         };
         // The zeros were ordered long ago.
         let rules = RefCell::new(Rules { barriers: 1, barriers_for_all: 1, ..rules });
-        let fetch = Cell::new(InstructionFetch { needs_clean: true, needs_invalidation: true });
-        Self(Rc::new(State {
-            base,
-            ipa_bits,
-            runs,
-            words,
-            fetch,
-            rules,
-            violation: RefCell::new(None),
-        }))
-    }
-
-    /// Sets what the CPUs' caches keep coherent by themselves; nothing unless this is called.
-    pub fn set_instruction_fetch(&self, fetch: InstructionFetch) {
-        self.0.fetch.set(fetch);
+        Self(Rc::new(State { base, ipa_bits, runs, words, rules, violation: RefCell::new(None) }))
     }
 
     /// The memory of the tables.
@@ -100,10 +85,6 @@ impl BbmChecker {
         };
         if let Some(place) = self.0.place(page).and_then(|place| rules.written.get_mut(place)) {
             *place = Some(written);
-        }
-        if !self.0.fetch.get().needs_clean {
-            rules.fetches.push(page);
-            rules.fetches.dedup();
         }
     }
 
@@ -358,13 +339,10 @@ impl BbmChecker {
 
     /// A `DSB`, of stores alone or of everything: cache maintenance as well.
     fn complete_fetches(&self, rules: &mut Rules, is_of_all: bool) {
-        let needs = self.0.fetch.get();
-        let clean = if needs.needs_invalidation { Fetch::Clean } else { Fetch::Right };
         for page in rules.fetches.clone() {
             let Some(written) = self.0.written_mut(rules, page) else { continue };
             match written.fetch {
-                Fetch::Written(_) if !needs.needs_clean => written.fetch = clean,
-                Fetch::Written(ALL_LINES) if is_of_all => written.fetch = clean,
+                Fetch::Written(ALL_LINES) if is_of_all => written.fetch = Fetch::Clean,
                 Fetch::Begun if is_of_all => written.fetch = Fetch::Right,
                 _ => {}
             }

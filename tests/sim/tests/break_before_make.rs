@@ -1,7 +1,7 @@
 //! Break-before-make and all that belongs to it: the code that runs at EL2 keeps the rules, and
 //! mistakes are seen.
 
-use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::hardware::{Barrier, Hardware, Translations};
 use oche_el2::stage2::maintenance::Maintenance;
 use oche_el2::stage2::{Lookup, Stage2};
 use oche_engine::host::{CpuAccess, Stage2 as _};
@@ -133,10 +133,6 @@ unsafe impl Hardware for Mistaken {
         self.to.select_tables(vttbr);
     }
 
-    fn instruction_fetch(&self) -> InstructionFetch {
-        self.to.instruction_fetch()
-    }
-
     fn data_line_bytes(&self) -> u64 {
         self.to.data_line_bytes()
     }
@@ -154,9 +150,6 @@ unsafe impl Hardware for Mistaken {
     }
 }
 
-/// CPUs whose caches keep nothing coherent by themselves.
-const NEEDS_ALL: InstructionFetch =
-    InstructionFetch { needs_clean: true, needs_invalidation: true };
 const TABLES: u64 = 1 << 40;
 const TABLE_PAGES: usize = 1200;
 /// Memory that pages move to: 256 pages.
@@ -164,14 +157,9 @@ const FRAMES: u32 = 0x20_0000;
 const RAM: PhysRange = PhysRange { start: 0x4000_0000, end: 0xc000_0000 };
 
 /// A checker behind `mistake`, and the tables as boot builds them, in use by the guest.
-fn boot(
-    fetch: InstructionFetch,
-    mistake: Mistake,
-    ipa_bits: u32,
-) -> (BbmChecker, Mistaken, Stage2<Mistaken>) {
+fn boot(mistake: Mistake, ipa_bits: u32) -> (BbmChecker, Mistaken, Stage2<Mistaken>) {
     let runs = vec![(Hfn(0x4_0000), 0x8_0000), (Hfn(FRAMES), 256)];
     let checker = BbmChecker::new(TABLES, TABLE_PAGES, ipa_bits, runs);
-    checker.set_instruction_fetch(fetch);
     let hardware = Mistaken {
         to: checker.clone(),
         mistake,
@@ -220,17 +208,7 @@ fn move_page(
 /// Builds the tables as boot does, lets the guest in, and moves, guards, executes and opens pages
 /// at random. The first rule that was broken.
 fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
-    drive_on(NEEDS_ALL, mistake, ipa_bits, operations)
-}
-
-/// The same on CPUs whose caches keep some of it coherent by themselves.
-fn drive_on(
-    fetch: InstructionFetch,
-    mistake: Mistake,
-    ipa_bits: u32,
-    operations: u64,
-) -> Option<String> {
-    let (checker, hardware, mut stage2) = boot(fetch, mistake, ipa_bits);
+    let (checker, hardware, mut stage2) = boot(mistake, ipa_bits);
     let shared = stage2.root();
     let mut random = Random::new(7);
     let mut homes = BTreeMap::new();
@@ -267,25 +245,6 @@ fn boot_s_tables_and_every_change_of_them_keep_break_before_make() {
     for ipa_bits in [36, 40] {
         assert_eq!(drive(Mistake::None, ipa_bits, 20_000), None);
     }
-}
-
-#[test]
-fn instructions_are_synchronised_with_idc_and_dic_in_each_setting() {
-    for (needs_clean, needs_invalidation) in
-        [(true, true), (true, false), (false, true), (false, false)]
-    {
-        let fetch = InstructionFetch { needs_clean, needs_invalidation };
-        assert_eq!(drive_on(fetch, Mistake::None, 36, 5_000), None, "{fetch:?}");
-    }
-    let mistaken = |needs_clean, needs_invalidation, mistake| {
-        drive_on(InstructionFetch { needs_clean, needs_invalidation }, mistake, 36, 20_000)
-    };
-    let is_seen = |violation: Option<String>| {
-        violation
-            .is_some_and(|text| text.contains("executed before its instructions are synchronised"))
-    };
-    assert!(is_seen(mistaken(true, false, Mistake::NoLastLine)));
-    assert!(is_seen(mistaken(false, true, Mistake::NoInstructionInvalidation)));
 }
 
 /// What [`drive`] finds, which must be said with these words.

@@ -4,7 +4,7 @@
 //! the distribution's own archive.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +52,27 @@ pub fn install_missing(purposes: &[Purpose], step: &Step) -> Result<()> {
     Ok(())
 }
 
+/// Installs or updates packages whose files were fetched from elsewhere; what they depend on comes
+/// from the machine's own archive. No package is removed for their sake.
+///
+/// # Errors
+///
+/// As for [`prepare`]; or a package that is installed does not agree with these.
+pub fn install_files(files: &[PathBuf], step: &Step) -> Result<()> {
+    let list: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let root = Root::find().with_context(|| {
+        let list = list.join(" ");
+        format!("packages must be installed; as root, run `apt-get install --no-install-recommends {list}`")
+    })?;
+    let list: Vec<&str> = list.iter().map(String::as_str).collect();
+    if root.install(&list).is_ok() {
+        return Ok(());
+    }
+    // The lists may never have been read.
+    root.update(step);
+    root.install(&list)
+}
+
 /// The packages that are missing for `purposes`, each once.
 fn missing_for(purposes: &[Purpose]) -> Vec<&'static str> {
     missing_of(NEEDS.iter().filter(|need| purposes.contains(&need.purpose)))
@@ -81,7 +102,7 @@ fn is_present(sign: Sign) -> bool {
 /// # Errors
 ///
 /// As for [`prepare`].
-fn install(packages: &[&str], step: &Step) -> Result<()> {
+pub fn install(packages: &[&str], step: &Step) -> Result<()> {
     let list = packages.join(" ");
     if !command::is_present("apt-get") {
         bail!(
@@ -191,7 +212,7 @@ impl Root {
 
     fn install(self, packages: &[&str]) -> Result<()> {
         let mut command = self.apt_get();
-        command.args(["install", "--no-install-recommends"]).args(packages);
+        command.args(["install", "--no-install-recommends", "--no-remove"]).args(packages);
         command::run(&mut command, "installing packages with apt-get")
     }
 

@@ -9,12 +9,15 @@ use oche::environment::{self, install_missing};
 use oche::needs::Purpose;
 use oche::progress::Step;
 
+mod qemu;
+
 /// Finds what a guest's boot lacks and installs it; gives the toolchain that builds for EL2.
 ///
 /// # Errors
 ///
 /// As [`environment::prepare`].
 pub fn prepare(step: &Step) -> Result<Toolchain> {
+    qemu::prepare(step)?;
     environment::prepare(&[Purpose::Guest], step)
 }
 
@@ -24,6 +27,7 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
 ///
 /// As [`environment::prepare`].
 pub fn prepare_all(step: &Step) -> Result<Toolchain> {
+    qemu::prepare(step)?;
     let toolchain = environment::prepare(
         &[Purpose::Guest, Purpose::Views, Purpose::Codes, Purpose::Fresh],
         step,

@@ -33,16 +33,6 @@ pub enum Translations {
     AllHere,
 }
 
-/// What a machine needs so that CPUs fetch instructions that were written as data. Source: Arm ARM
-/// DDI 0487, `CTR_EL0`; B2.4.4, "Concurrent modification and execution of instructions".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InstructionFetch {
-    /// `CTR_EL0.IDC` is 0: data must be cleaned to the point of unification.
-    pub needs_clean: bool,
-    /// `CTR_EL0.DIC` is 0: instruction caches must be invalidated.
-    pub needs_invalidation: bool,
-}
-
 /// The memory of the tables, barriers, TLBs and instruction caches, as used by one CPU at EL2.
 ///
 /// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any
@@ -68,8 +58,6 @@ pub unsafe trait Hardware {
     fn invalidate(&self, translations: Translations);
     /// `MSR VTTBR_EL2`: sets the tables and the VMID that this CPU uses for the guest.
     fn select_tables(&self, vttbr: u64);
-    /// The maintenance that is needed before written instructions are fetched.
-    fn instruction_fetch(&self) -> InstructionFetch;
     /// Bytes of the smallest data cache line, a power of two.
     fn data_line_bytes(&self) -> u64;
     /// `DC CVAU`: cleans the data cache line at host-physical `address` to the point of

@@ -72,26 +72,22 @@ pub trait Maintenance: Hardware {
     /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
     /// The instruction caches are invalidated as a whole, because the guest fetches from other
     /// virtual addresses: by line, `IC IVAU` reaches them only where `CTR_EL0.L1Ip` is PIPT. It is
-    /// VIPT on an M1, whose `CTR_EL0` is 0x8444_8004. Source: Arm ARM DDI 0487, "VIPT instruction
-    /// caches". Maintenance that the hardware does not need is left out.
+    /// VIPT on an M1, whose `CTR_EL0` is 0x8444_8004: it has neither IDC nor DIC, by which a CPU
+    /// says that parts of this are not needed. Source: Arm ARM DDI 0487, "VIPT instruction caches";
+    /// B2.4.4, "Concurrent modification and execution of instructions".
     fn synchronize_instructions(&self, range: PhysRange) {
-        // Cache maintenance does not wait for another CPU's stores that this one has observed, nor,
-        // if nothing has to be cleaned (`CTR_EL0.IDC`), for its own. A DSB does.
+        // Cache maintenance does not wait for another CPU's stores that this one has observed. A
+        // DSB does.
         self.order_stores();
-        let fetch = self.instruction_fetch();
-        if fetch.needs_clean {
-            let bytes = self.data_line_bytes();
-            let mut line = range.start & !(bytes - 1);
-            while line < range.end {
-                self.clean_line(line);
-                line += bytes;
-            }
-            self.barrier(Barrier::Everything);
+        let bytes = self.data_line_bytes();
+        let mut line = range.start & !(bytes - 1);
+        while line < range.end {
+            self.clean_line(line);
+            line += bytes;
         }
-        if fetch.needs_invalidation {
-            self.drop_instructions();
-            self.barrier(Barrier::Everything);
-        }
+        self.barrier(Barrier::Everything);
+        self.drop_instructions();
+        self.barrier(Barrier::Everything);
     }
 }
 

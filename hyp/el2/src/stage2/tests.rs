@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use oche_engine::host::Stage2 as _;
 
-use super::hardware::{Barrier, InstructionFetch, Translations};
+use super::hardware::{Barrier, Translations};
 use super::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +18,8 @@ enum Step {
     Instructions,
 }
 
-/// A CPU whose caches keep nothing coherent by themselves.
-const NEEDS_ALL: InstructionFetch =
-    InstructionFetch { needs_clean: true, needs_invalidation: true };
-
 #[derive(Debug)]
 struct Recorder {
-    fetch: Cell<InstructionFetch>,
     words: RefCell<HashMap<u64, u64>>,
     steps: RefCell<Vec<Step>>,
     /// What another CPU does while one cleans its first line.
@@ -34,7 +29,7 @@ struct Recorder {
 impl Default for Recorder {
     fn default() -> Self {
         let (words, steps) = Default::default();
-        Self { fetch: Cell::new(NEEDS_ALL), words, steps, meanwhile: Cell::new(None) }
+        Self { words, steps, meanwhile: Cell::new(None) }
     }
 }
 
@@ -63,9 +58,6 @@ unsafe impl Hardware for &Recorder {
     }
     fn select_tables(&self, vttbr: u64) {
         self.steps.borrow_mut().push(Step::Tables(vttbr));
-    }
-    fn instruction_fetch(&self) -> InstructionFetch {
-        self.fetch.get()
     }
     fn data_line_bytes(&self) -> u64 {
         1024
@@ -311,31 +303,6 @@ fn a_moved_page_is_executed_only_after_the_caches_know() {
     assert!(matches!(steps[9], Step::Store { .. }));
     assert_eq!(steps[10..12], [ORDER, Step::Invalidate(Translations::Page(CODE))]);
     assert_eq!(steps[12..], FINISH);
-}
-
-/// What is done between the mark and the entry that lets CPUs execute.
-fn synchronized_by(fetch: InstructionFetch) -> Vec<Step> {
-    let recorder = Recorder::default();
-    recorder.fetch.set(fetch);
-    let mut stage2 = with_ram(&recorder);
-    move_to(&mut stage2, PLACE);
-    recorder.steps.borrow_mut().clear();
-    stage2.root().allow_execute(&&recorder, CODE, 0);
-    let steps = recorder.steps.borrow();
-    let is_store = |step: &&Step| matches!(step, Step::Store { .. });
-    steps.iter().skip(1).take_while(|step| !is_store(step)).cloned().collect()
-}
-
-#[test]
-fn caches_that_are_coherent_by_themselves_are_left_alone() {
-    let lines = (0..4).map(|line| Step::Clean(PLACE.address() + line * 1024));
-    let cleaned: Vec<Step> = [ORDER].into_iter().chain(lines).chain([WAIT]).collect();
-    let fetch =
-        |needs_clean, needs_invalidation| InstructionFetch { needs_clean, needs_invalidation };
-    assert_eq!(synchronized_by(fetch(true, false)), cleaned);
-    assert_eq!(synchronized_by(fetch(false, true)), [ORDER, Step::Instructions, WAIT]);
-    assert_eq!(synchronized_by(fetch(false, false)), [ORDER]);
-    assert_eq!(synchronized_by(NEEDS_ALL), [cleaned, vec![Step::Instructions, WAIT]].concat());
 }
 
 const CODE: Gfn = Gfn(0x4_1234);

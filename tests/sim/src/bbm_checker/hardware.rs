@@ -3,7 +3,7 @@
 use super::BbmChecker;
 use super::state::{ENTRIES, Fetch, LINE_BYTES, Place, Stage, VMID_SHIFT, Written, pages_of};
 use oche_el2::stage2::Root;
-use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::hardware::{Barrier, Hardware, Translations};
 use oche_types::addr::{Gfn, Hfn};
 
 #[expect(unsafe_code, reason = "a model of the machine")]
@@ -106,10 +106,6 @@ unsafe impl Hardware for BbmChecker {
             }
         }
         rules.tables = Some(vttbr);
-    }
-
-    fn instruction_fetch(&self) -> InstructionFetch {
-        self.0.fetch.get()
     }
 
     fn data_line_bytes(&self) -> u64 {

@@ -1,7 +1,6 @@
 //! What the checker knows of each table entry, each page and each CPU.
 
 use oche_el2::stage2::entry::Attributes;
-use oche_el2::stage2::hardware::InstructionFetch;
 use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
 use std::cell::{Cell, RefCell};
@@ -79,7 +78,6 @@ pub(super) struct State {
     /// First page and number of pages of each run of memory other than the tables.
     pub(super) runs: Vec<(Hfn, u32)>,
     pub(super) words: Vec<Cell<u64>>,
-    pub(super) fetch: Cell<InstructionFetch>,
     pub(super) rules: RefCell<Rules>,
     pub(super) violation: RefCell<Option<String>>,
 }

@@ -15,7 +15,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use loom::thread;
 use oche_el2::lock::{Once, SpinLock, StateByte};
-use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::hardware::{Barrier, Hardware, Translations};
 use oche_el2::stage2::{Lookup, Root, Stage2};
 use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_trace::directory::Layout;

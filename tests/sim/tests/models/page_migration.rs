@@ -86,10 +86,6 @@ unsafe impl Hardware for Cpu {
 
     fn select_tables(&self, _: u64) {}
 
-    fn instruction_fetch(&self) -> InstructionFetch {
-        InstructionFetch { needs_clean: true, needs_invalidation: true }
-    }
-
     fn data_line_bytes(&self) -> u64 {
         PAGE
     }

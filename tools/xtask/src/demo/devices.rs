@@ -23,8 +23,7 @@ pub struct Attached {
 
 /// All PCI devices. Two DARTs with several devices on streams of their own, and one whose two
 /// devices share a stream, and so one address space. Slots 1 and 5, 2 and 6, 3 and 7 share an
-/// interrupt line; the NVMe in slot 4 has one to itself, because QEMU's may leave it raised
-/// (`init.sh`, `relieve_nvme_line`).
+/// interrupt line; the NVMe in slot 4 has one to itself.
 pub const ATTACHED: [Attached; 7] = [
     Attached { name: "NVMe", slot: 4, dart: 0, stream: 1 },
     Attached { name: "e1000e", slot: 2, dart: 0, stream: 2 },
@@ -46,10 +45,9 @@ pub fn iommu_map() -> String {
 /// QEMU's arguments for the devices, their disks and their networks.
 ///
 /// The two networks are QEMU's own user networks, which reach the host's loopback at address .2 and
-/// nothing else that the demo needs. A QEMU of version 10 or newer, `is_new`, can keep its NVMe
-/// from losing its wired interrupt: docs/known-issues.md.
+/// nothing else that the demo needs.
 #[must_use]
-pub fn arguments(disks: &Disks, is_new: bool) -> Vec<OsString> {
+pub fn arguments(disks: &Disks) -> Vec<OsString> {
     let mut all = Vec::new();
     for (id, path) in [
         ("nvme", &disks.nvme),
@@ -67,8 +65,8 @@ pub fn arguments(disks: &Disks, is_new: bool) -> Vec<OsString> {
     let mut add = |flag: &str, value: String| all.extend([OsString::from(flag), value.into()]);
     add("-netdev", "user,id=network0,net=10.0.2.0/24,host=10.0.2.2".into());
     add("-netdev", "user,id=network1,net=10.0.3.0/24,host=10.0.3.2".into());
-    let doorbells = if is_new { ",dbcs=off" } else { "" };
-    add("-device", format!("nvme,addr=4,drive=nvme,serial=oche-nvme{doorbells}"));
+    // With shadow doorbells its wired interrupt may stay raised: see docs/known-issues.md.
+    add("-device", "nvme,addr=4,drive=nvme,serial=oche-nvme,dbcs=off".into());
     add("-device", "e1000e,addr=2,netdev=network0".into());
     add("-device", "qemu-xhci,addr=3,id=xhci".into());
     add("-device", "usb-storage,bus=xhci.0,drive=usb".into());
@@ -111,21 +109,7 @@ pub fn darts() -> u8 {
 mod tests {
     use oche_qemu_virt::iommu_map::MAX_DARTS;
 
-    use super::{ATTACHED, SHARED, arguments, darts, iommu_map, of_dart};
-    use crate::demo::disks::{Disks, Sizes};
-
-    #[test]
-    fn shadow_doorbells_are_off_where_qemu_can_turn_them_off() {
-        let folder = tempfile::tempdir().unwrap();
-        let sizes = Sizes { nvme_file: 1, prefilled: 1, served: 2, part: 1, copied: 1, turns: 1 };
-        let disks = Disks::make(folder.path(), sizes).unwrap();
-        let nvme = |is_new| {
-            let all = arguments(&disks, is_new);
-            all.iter().find_map(|word| word.to_str()?.strip_prefix("nvme,").map(str::to_owned))
-        };
-        assert_eq!(nvme(false).unwrap(), "addr=4,drive=nvme,serial=oche-nvme");
-        assert_eq!(nvme(true).unwrap(), "addr=4,drive=nvme,serial=oche-nvme,dbcs=off");
-    }
+    use super::{ATTACHED, SHARED, darts, iommu_map, of_dart};
 
     #[test]
     fn the_map_names_every_device_by_its_requester_id() {

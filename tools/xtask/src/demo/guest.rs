@@ -16,7 +16,7 @@ use crate::guest::kernel::GuestKernel;
 use crate::guest::module::DartModule;
 use crate::guest::program;
 use crate::guest::userland::Userland;
-use crate::qemu::{self, QemuMachine, Serial};
+use crate::qemu::{QemuMachine, Serial};
 
 /// The guest's script, behind what every init script begins with.
 pub(crate) const SCRIPT: &str = concat!(include_str!("transfers.sh"), include_str!("init.sh"));
@@ -104,7 +104,6 @@ pub(crate) struct GuestMachine {
 impl GuestMachine {
     /// The machine with the devices of `supplies`.
     pub(crate) fn with(self, supplies: &Supplies) -> QemuMachine {
-        let is_new = qemu::version().is_ok_and(|version| version >= 10);
         QemuMachine {
             cpu: self.cpu,
             cpus: self.cpus,
@@ -119,7 +118,7 @@ impl GuestMachine {
                 self.append
             ),
             serial: Serial::Watched,
-            arguments: [devices::arguments(&supplies.disks, is_new), self.qemu].concat(),
+            arguments: [devices::arguments(&supplies.disks), self.qemu].concat(),
         }
     }
 }

@@ -15,7 +15,6 @@ main() {
     report "fact page-size $(getconf PAGESIZE)"
     report "fact cpus $(grep -c ^processor /proc/cpuinfo)"
 
-    relieve_nvme_line
     phase modules 60 load_all_modules
     phase devices 60 wait_for_devices || give_up
     say_facts
@@ -49,7 +48,6 @@ main() {
 # Also the good end: what the kernel warned of, and off.
 give_up() {
     dmesg -r 2>/dev/null | grep -E '^<[0-4]>' | sed 's/^/demo: warning /'
-    report "fact nvme-line-relieved $(wc -l <$state/relieved) $(tr "\n" " " <$state/relieved)"
     dmesg 2>/dev/null | grep -F 'DART [pagesize' | sed 's/^/fact greeting /' >>$state/reported
     # Once more, now that nothing else writes to the console: another writer's line may have run into one of ours.
     echo "demo: marker again"
@@ -82,36 +80,6 @@ read_options() {
             demo.idle_seconds=*) idle_seconds=${word#*=} ;;
         esac
     done
-}
-
-# QEMU's NVMe with a wired interrupt has a race of its own, with Oche or without. For each completion it first publishes
-# the queue head that it knows, as the one to be notified of, and then reads the driver's newer one from
-# the shadow doorbell. If that was newer, the published head is one behind from then on, the driver rightly rings no
-# doorbell, and the line stays raised with nothing to report, until two completions are published before the driver sees the
-# first. The kernel disables a line after 99 900 such interrupts. So a process on another CPU watches, and reads a few
-# blocks when it happens.
-relieve_nvme_line() {
-    : >$state/relieved
-    [ -e /sys/devices/system/cpu/cpu1 ] || return 0
-    taskset 2 sh -c '
-        before=0
-        limit=/sys/block/nvme0n1/queue/max_sectors_kb
-        while sleep 0.1; do
-            for folder in /proc/irq/*/nvme0q0; do line=${folder%/*}; done
-            [ -r $line/spurious ] && [ -b /dev/nvme0n1 ] || continue
-            while read -r name value rest; do
-                case $name in unhandled) unhandled=$value ;; esac
-            done <$line/spurious
-            if [ $((unhandled - before)) -ge 500 ]; then
-                read -r largest <$limit
-                echo 4 >$limit
-                dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null
-                echo $largest >$limit
-                echo $unhandled >>$1/relieved
-            fi
-            before=$unhandled
-        done
-    ' relieve $state &
 }
 
 # --- Steps with time limits ------------------------------------------------------------------------

@@ -89,38 +89,6 @@ pub fn is_bad_warning(line: &str) -> bool {
     !is_harmless && NOT_AS_WARNING.iter().any(|part| message.contains(part)) || is_complaint(rest)
 }
 
-/// Whether `problems` are the kernel's report that it has switched off the interrupt of `handler`,
-/// since nothing acknowledged it, and no line of anything else.
-#[must_use]
-pub fn is_stuck_line_alone(problems: &[String], handler: &str) -> bool {
-    let is_reported = |what: &str| problems.iter().any(|problem| problem.contains(what));
-    let belongs = |problem: &String| {
-        let Some(line) = problem.strip_prefix("guest kernel: ") else { return false };
-        // A frame of the trace is `function+0x12/0x34`, perhaps with its module behind it.
-        line.contains("nobody cared")
-            || line.contains("] Call trace:")
-            || line.contains(&format!("] {handler} ["))
-            || is_frame(line)
-    };
-    is_reported("nobody cared") && is_reported(handler) && problems.iter().all(belongs)
-}
-
-/// Whether a line of the console is a frame of a call trace: `[ 1.0]  function+0x12/0x34 [module]`.
-fn is_frame(line: &str) -> bool {
-    let Some((_, frame)) = line.split_once("]  ") else { return false };
-    let mut words = frame.split(' ');
-    let is_place = |word: &str| word.split_once("+0x").is_some_and(|(_, at)| at.contains("/0x"));
-    // The module, and since 6.13 a mark such as `(P)`.
-    let is_module_or_mark = |word: &str| {
-        word.is_empty()
-            || matches!(
-                (word.chars().next(), word.chars().last()),
-                (Some('['), Some(']')) | (Some('('), Some(')'))
-            )
-    };
-    words.next().is_some_and(is_place) && words.all(is_module_or_mark)
-}
-
 fn mentions_iommu(message: &str) -> bool {
     ["iommu", "dma", "dart", "smmu"].iter().any(|part| message.contains(part))
 }
@@ -133,32 +101,7 @@ fn message_of(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_bad_warning, is_complaint, is_stuck_line_alone};
-
-    #[test]
-    fn a_stuck_line_excuses_nothing_but_its_own_report() {
-        let report = [
-            "guest kernel: [    7.642290] irq 21: nobody cared (try booting with the \"irqpoll\" option)",
-            "guest kernel: [    7.644168] Call trace:",
-            "guest kernel: <4>[    7.644618]  apple_dart_t8020_hw_invalidate_tlb+0xf8/0x1a0 [apple_dart_module]",
-            "guest kernel: <4>[    7.644860]  iommu_dma_map_sg+0x300/0x4f8",
-            "guest kernel: <3>[    7.649855] [<0000000092badd97>] nvme_irq [nvme]",
-        ]
-        .map(str::to_owned);
-        assert!(is_stuck_line_alone(&report, "nvme_irq"));
-        assert!(!is_stuck_line_alone(&report, "e1000_intr"), "another handler");
-        assert!(!is_stuck_line_alone(&report[..4], "nvme_irq"), "the handler is not named");
-        assert!(!is_stuck_line_alone(&[], "nvme_irq"));
-        for other in [
-            "guest kernel: [    8.0] apple-dart 9100000.iommu: translation fault: status:0x8 at 0x1",
-            "guest kernel: [    8.0] nvme nvme0: I/O 12 QID 1 timeout, completion polled",
-            "guest kernel: <4>[    8.0]  apple-dart: error -110",
-            "nvme-read differs from what was written",
-        ] {
-            let problems = [&report[..], &[other.to_owned()]].concat();
-            assert!(!is_stuck_line_alone(&problems, "nvme_irq"), "{other}");
-        }
-    }
+    use super::{is_bad_warning, is_complaint};
 
     #[test]
     fn complaints_of_the_drivers_are_noticed() {

@@ -12,7 +12,6 @@ use crate::demo::judge::judge;
 use crate::demo::summary::DemoSummary;
 use crate::demo::transfers::{TRANSFERS, TransferCost, TransferCosts};
 use crate::demo::watch::{Plan, watch};
-use crate::qemu;
 
 pub mod devices;
 pub mod disks;
@@ -33,9 +32,6 @@ use options::DemoBoard;
 pub use options::DemoOptions;
 pub(crate) use options::parse_option;
 use prepare::{Prepared, prepare};
-
-/// Boots after which a run is not good though QEMU's NVMe alone is to blame.
-const BOOTS: usize = 8;
 
 /// Carries out `cargo xtask demo`.
 ///
@@ -59,14 +55,7 @@ pub fn main(options: &DemoOptions) -> Result<()> {
         } else {
             format!("The guest on Oche, boot {round} of {}", options.repeat)
         };
-        let mut summary = run_once(options, &prepared, native.as_deref(), progress.step(&title))?;
-        for _ in 1..BOOTS {
-            if summary.is_good || !is_spoiled_by_qemu(&summary)? {
-                break;
-            }
-            let title = "Once more: QEMU's NVMe left its interrupt raised (docs/known-issues.md)";
-            summary = run_once(options, &prepared, native.as_deref(), progress.step(title))?;
-        }
+        let summary = run_once(options, &prepared, native.as_deref(), progress.step(&title))?;
         if options.break_placement {
             expect_damage(&summary)?;
         } else if summary.is_good {
@@ -80,12 +69,6 @@ pub fn main(options: &DemoOptions) -> Result<()> {
         println!("{good} boots of {} ended well", options.repeat);
     }
     Ok(())
-}
-
-/// Whether the wired interrupt of QEMU's NVMe stayed raised, as it may before QEMU 10 with Oche or
-/// without, and nothing else is wrong.
-fn is_spoiled_by_qemu(summary: &DemoSummary) -> Result<bool> {
-    Ok(kernel_log::is_stuck_line_alone(&summary.problems, "nvme_irq") && qemu::version()? < 10)
 }
 
 /// Measures the transfers on the same machine without Oche.

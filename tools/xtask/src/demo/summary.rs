@@ -98,9 +98,6 @@ pub struct DemoSummary {
     pub guest_seconds: BTreeMap<String, u64>,
     /// Each transfer's time beside its time natively, if that was measured.
     pub transfers: Vec<TransferRatio>,
-    /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with
-    /// nothing to report.
-    pub nvme_line_relieved: u64,
     /// Seconds from QEMU's start to its end.
     pub boot_to_end_seconds: f64,
     /// The command line of QEMU.
@@ -188,8 +185,6 @@ impl DemoSummary {
         self.kernel.release = report.fact("kernel").to_owned();
         self.kernel.page_bytes = report.fact("page-size").parse().unwrap_or(0);
         self.kernel.cpus = report.fact("cpus").parse().unwrap_or(0);
-        let relieved = report.fact("nvme-line-relieved").split(' ').next().unwrap_or_default();
-        self.nvme_line_relieved = relieved.parse().unwrap_or(0);
         self.digests.clone_from(&report.digests);
         self.guest_seconds = report.passed.iter().cloned().collect();
         self.darts = (0..devices::darts())
@@ -251,9 +246,6 @@ impl DemoSummary {
                 transfer,
                 format!("{oche_seconds:.2} s, natively {native_seconds:.2} s: {ratio:.1} times"),
             );
-        }
-        if self.nvme_line_relieved > 0 {
-            row("QEMU's NVMe line stuck", format!("{} times, relieved", self.nvme_line_relieved));
         }
         row("boot to power-off", format!("{:.1} s", self.boot_to_end_seconds));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

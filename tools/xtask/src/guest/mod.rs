@@ -9,5 +9,5 @@ pub mod module;
 pub mod modules;
 pub(crate) mod program;
 pub mod sources;
-mod toolchain;
+pub(crate) mod toolchain;
 pub mod userland;

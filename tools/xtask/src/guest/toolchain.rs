@@ -182,7 +182,7 @@ pub(super) fn compiler_version(headers: &Package) -> Result<u32> {
 }
 
 /// The architecture of Debian's packages for the machine this runs on.
-pub(super) fn host_architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "arm64",
         _ => "amd64",
@@ -190,7 +190,7 @@ pub(super) fn host_architecture() -> &'static str {
 }
 
 /// The codename in the text of `/etc/os-release`.
-fn codename(text: &str) -> Option<&str> {
+pub(crate) fn codename(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).map(str::trim)
 }
 

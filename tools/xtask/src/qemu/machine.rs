@@ -7,6 +7,9 @@ use crate::qemu::memory::GuestRam;
 
 /// QEMU's name.
 pub const PROGRAM: &str = "qemu-system-aarch64";
+/// The oldest version that will do: one before it cannot turn off its NVMe's shadow doorbells, and
+/// has another interface for plugins.
+pub const OLDEST: u32 = 10;
 
 /// The destination of the guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

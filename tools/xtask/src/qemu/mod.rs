@@ -12,7 +12,7 @@ pub mod smmu;
 
 pub use console::ConsoleLine;
 pub(crate) use machine::escape_commas;
-pub use machine::{PROGRAM, QemuMachine, Serial};
+pub use machine::{OLDEST, PROGRAM, QemuMachine, Serial};
 pub use memory::{GuestRam, RAM_BASE};
 pub use monitor::Monitor;
 pub use outcome::RunEnding;

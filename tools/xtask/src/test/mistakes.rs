@@ -40,13 +40,12 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         modules: &["?crc64_rocksoft_generic", "?crct10dif_ce", "?crc32c_generic", "nvme"],
         driver: Some((&DRIVER, "edu-copy.ko")),
         options: &[],
-        // On one CPU no other disturbs the NVMe's line: see the demo's `relieve_nvme_line`.
         cpus: 1,
         devices: [
             "-drive".into(),
             stock::drive("nvme", &disk),
             "-device".into(),
-            "nvme,addr=4,drive=nvme,serial=oche-nvme".into(),
+            "nvme,addr=4,drive=nvme,serial=oche-nvme,dbcs=off".into(),
             "-device".into(),
             "edu,addr=8,dma_mask=0xffffffff".into(),
         ]

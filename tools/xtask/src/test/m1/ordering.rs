@@ -9,7 +9,6 @@ use oche_types::range::PhysRange;
 
 use crate::m1::bench::{self, Bench};
 use crate::ordering::{MemoryRanges, OrderingChecker, OrderingReport};
-use crate::qemu;
 
 /// The line after which Oche's layout is known.
 const BEGIN: &str = "oche: the guest starts";
@@ -21,16 +20,13 @@ const DART_BYTES: u64 = 0x4000;
 const STREAM_COMMAND: u64 = 0x20;
 /// The NVMe's doorbells. Source: Linux `drivers/nvme/host/apple.c`.
 const DOORBELLS: PhysRange = PhysRange { start: 0x2_7bce_490c, end: 0x2_7bce_4914 };
-/// `IC IALLUIS`. The CPU `max` of QEMU 10 has `CTR_EL0.DIC`, which an M1 has not, so there this
-/// cannot be checked on this board.
-const CACHE_INVALIDATION: &str = "Maintain(Instructions)";
 /// Operations that the run needs.
 const EXPECTED: &[&str] = &[
     "Isb",
     "Translate",
     "Return",
     "Maintain(CleanToCoherency)",
-    CACHE_INVALIDATION,
+    "Maintain(Instructions)",
     "Maintain(OwnInstructions)",
     "Tlbi { scope: Own, is_broadcast: false }",
     "Tlbi { scope: AllGuests, is_broadcast: false }",
@@ -73,11 +69,5 @@ pub(super) fn run(bench: &Bench, folder: &Path, step: &Step) -> Result<String> {
     }
     bench::judge(&outcome.context(VERDICT)?).context(VERDICT)?;
     let report = report?;
-    let has_dic = qemu::version()? >= 10;
-    let expected: Vec<_> = EXPECTED
-        .iter()
-        .copied()
-        .filter(|operation| !(has_dic && *operation == CACHE_INVALIDATION))
-        .collect();
-    report.judge(&expected).context(VERDICT)
+    report.judge(EXPECTED).context(VERDICT)
 }

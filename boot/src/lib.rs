@@ -19,7 +19,6 @@ pub mod bring_up;
 pub mod guest_fdt;
 pub mod guest_map;
 pub mod header;
-pub mod identity;
 pub mod layout;
 pub mod machine;
 pub mod native;

@@ -30,12 +30,14 @@ pub struct FdtAddress(pub u64);
 #[macro_export]
 macro_rules! entry {
     ($main:path, $board:literal) => {
-        /// Which board this image is for; tools find it.
+        /// Which board this image is for, and which Oche it is: tools and `oche_el2::identity`
+        /// find it.
         #[used]
-        #[expect(unsafe_code, reason = "the section that the linker script keeps")]
+        #[expect(unsafe_code, reason = "the section that the linker script keeps, and a symbol")]
         #[unsafe(link_section = ".rodata.identity")]
-        static IDENTITY: [u8; $crate::identity::RECORD_BYTES] =
-            $crate::identity::record($board, env!("CARGO_PKG_VERSION"));
+        #[unsafe(no_mangle)]
+        static OCHE_IDENTITY: [u8; oche_types::identity::RECORD_BYTES] =
+            oche_types::identity::record($board, env!("CARGO_PKG_VERSION"));
 
         /// The entry assembly jumps here with the MMU on.
         ///

@@ -17,7 +17,7 @@ use oche_el2::lock::Once;
 use oche_el2::registers::*;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
-use oche_el2::{apple, cache, cpu_setup, features};
+use oche_el2::{apple, cache, cpu_setup, features, identity};
 use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
@@ -94,6 +94,11 @@ impl Prepared {
     pub fn selftest<B: Board>(&self, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
         print_line("oche.version", version, B::NAME, Verdict::Figure);
+        let own = identity::own();
+        match own.build {
+            Some(build) => print_line("oche.build", build, own.commit, Verdict::Figure),
+            None => print_line("oche.build", "none", "-", Verdict::Figure),
+        }
         let model = self.machine.tree().root().first_string("model");
         let model = model.and_then(|model| str::from_utf8(model).ok()).unwrap_or("unknown");
         print_line("machine.model", format_args!("\"{model}\""), "-", Verdict::Figure);

@@ -47,6 +47,8 @@ pub mod frame;
 pub mod guest;
 pub mod guest_registers;
 #[cfg(target_os = "none")]
+pub mod identity;
+#[cfg(target_os = "none")]
 pub mod image;
 pub mod inject;
 pub mod instruction;

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::frame::TrapFrame;
 use crate::lock::Once;
 use crate::registers::ElrEl12;
-use crate::{firmware, image, percpu};
+use crate::{firmware, identity, image, percpu};
 
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;
@@ -123,6 +123,8 @@ fn stop(frame_pointer: u64) -> ! {
         ));
         firmware::halt();
     }
+    let own = identity::own();
+    print(format_args!("oche: panic: Oche {own} on {}\n", own.board));
     print(format_args!(
         "oche: panic: guest ELR_EL1 {:#x}, image at {}\n",
         ElrEl12.read(),

@@ -66,6 +66,9 @@ pub fn description(words: &impl Words) -> impl Iterator<Item = u64> {
 pub struct Machine {
     /// The board's name.
     pub board: Text<32>,
+    /// Oche's version, commit and build, as [`oche_types::identity::Identity`] prints them; empty
+    /// in traces of before it was recorded.
+    pub release: Text<64>,
     /// `CNTFRQ_EL0`, in Hz.
     pub counter_hz: u64,
     /// `CNTPCT_EL0` when the directory was written.
@@ -80,6 +83,7 @@ impl Machine {
         let wall_clock = words.load(header::WALL_CLOCK / 8);
         Self {
             board: Text::load(words, header::BOARD / 8),
+            release: Text::load(words, header::RELEASE / 8),
             counter_hz: words.load(header::COUNTER_HZ / 8),
             start_ticks: words.load(header::START / 8),
             wall_clock_nanoseconds: if wall_clock == 0 { None } else { Some(wall_clock) },
@@ -153,6 +157,7 @@ impl<'a, W: Words> DirectoryWriter<'a, W> {
         set(header::START, machine.start_ticks);
         set(header::WALL_CLOCK, machine.wall_clock_nanoseconds.unwrap_or(0));
         machine.board.store(words, header::BOARD / 8);
+        machine.release.store(words, header::RELEASE / 8);
         let names = Scope::ALL
             .into_iter()
             .flat_map(|scope| scope.names().iter().enumerate().map(move |of| (scope, of)));

@@ -246,6 +246,7 @@ mod tests {
         let words = Shared::new(layout.total_bytes());
         let machine = Machine {
             board: Text::new("test"),
+            release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
             counter_hz: 1000,
             start_ticks: 100,
             wall_clock_nanoseconds: Some(5_000_000_000),

@@ -7,6 +7,7 @@ pub mod addr;
 pub mod dart;
 pub mod event;
 pub mod guest_memory;
+pub mod identity;
 mod invariant;
 pub mod range;
 pub mod selection;

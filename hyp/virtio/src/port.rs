@@ -187,6 +187,7 @@ mod tests {
         let words: &'static [AtomicU64] = words.leak();
         let machine = Machine {
             board: Text::new("test"),
+            release: Text::new(""),
             counter_hz: 1000,
             start_ticks: 0,
             wall_clock_nanoseconds: None,

@@ -1,5 +1,6 @@
 //! The trace in memory: records events in the ring of the current CPU, and updates the counters.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_el2::callers::MAX_FRAMES;
 use oche_el2::fault::TrapContext;
-use oche_el2::percpu;
+use oche_el2::{identity, percpu};
 use oche_trace::control::{Control, ControlReader, GENERATION_WORD};
 use oche_trace::directory::{DirectoryWriter, ENGINE_COUNTERS, Layout, Machine, cpu_counters};
 use oche_trace::ring::RingWriter;
@@ -89,6 +90,7 @@ impl Recorder {
         }
         let machine = Machine {
             board: Text::new(description.board),
+            release: Text::new(&format!("{}", identity::own())),
             counter_hz: CNTFRQ_EL0.get(),
             start_ticks: CNTPCT_EL0.get(),
             wall_clock_nanoseconds,

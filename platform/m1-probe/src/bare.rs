@@ -22,6 +22,7 @@ use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bare::selftest;
 use oche_el2::firmware;
+use oche_el2::identity;
 use oche_el2::mmio;
 use oche_m1::dart_choice::DartChoice;
 use oche_m1::darts::DartDriver;
@@ -43,7 +44,7 @@ static SETTINGS: [u8; RECORD_BYTES] = Settings { seconds: 0, has_next: false }.r
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
     mmio::take_pending();
-    log::info!("probe {} of an M1: it measures, and changes nothing", env!("CARGO_PKG_VERSION"));
+    log::info!("probe {} of an M1: it measures, and changes nothing", identity::own());
     let prepared = prepare::<M1Board>(fdt);
     // The tool has changed the bytes that the compiler knows.
     let settings = Settings::read(black_box(&SETTINGS));

@@ -14,7 +14,7 @@ use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bring_up::Step;
 use oche_boot::tree::Tree;
-use oche_el2::{apple, mmio, panic};
+use oche_el2::{apple, identity, mmio, panic};
 use oche_m1::aic::WINDOW;
 use oche_m1::dart_choice::DartChoice;
 use oche_m1::darts::DartDriver;
@@ -33,7 +33,7 @@ oche_el2::handle_traps!(guest::M1Platform);
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
     mmio::take_pending();
-    log::info!("Oche {} on m1", env!("CARGO_PKG_VERSION"));
+    log::info!("Oche {} on m1", identity::own());
     let prepared = prepare::<M1Board>(fdt);
     apply_options(&prepared);
     let tree = prepared.machine.tree();

@@ -16,6 +16,7 @@ use oche_el2::failure::Failure;
 use oche_el2::fault::{Platform, Resume, Stage2Fault, TrapContext};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
+use oche_el2::identity;
 use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
@@ -78,7 +79,7 @@ fn main(fdt: FdtAddress) -> ! {
     // QEMU itself handles PSCI through SMC if the machine has EL2, so this is known before the FDT
     // is read.
     firmware::set_present(true);
-    log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
+    log::info!("Oche {} on qemu-virt", identity::own());
     let prepared = prepare::<QemuVirt>(fdt);
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));

@@ -266,6 +266,7 @@ fn traced() -> (&'static [AtomicU64], Layout) {
     let words = words(layout.total_bytes());
     let machine = Machine {
         board: Text::new("test"),
+        release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
         counter_hz: COUNTER_HZ,
         start_ticks: 0,
         wall_clock_nanoseconds: Some(1),

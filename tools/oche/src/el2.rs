@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::progress::Step;
-use crate::{command, workspace};
+use crate::{command, source_paths, stamp, workspace};
 
 /// The target: EL2 code must not touch the guest's floating-point registers.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
@@ -82,8 +82,14 @@ impl Toolchain {
     /// each other.
     #[must_use]
     pub fn cargo(self) -> Command {
+        self.cargo_in(&workspace::root())
+    }
+
+    /// The same for the checkout at `root`.
+    #[must_use]
+    pub fn cargo_in(self, root: &Path) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace::root());
+        cargo.current_dir(root);
         // What `cargo xtask` left there is meant for the host.
         for name in [
             "RUSTFLAGS",
@@ -94,26 +100,27 @@ impl Toolchain {
         ] {
             cargo.env_remove(name);
         }
-        let folder = workspace::target().join(match self {
-            Self::Rustup => "el2",
-            Self::Debian => "el2-debian",
-        });
-        cargo.env("CARGO_TARGET_DIR", folder);
+        cargo.env("CARGO_TARGET_DIR", root.join("target").join(self.folder_name()));
         if self == Self::Debian {
             // Debian's compiler is a stable one; its library's source is the one it was made from.
             cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", DEBIAN_RUSTC);
         }
-        cargo.env("RUSTFLAGS", self.compiler_flags());
+        // Encoded, as paths may have spaces in them.
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", self.compiler_flags(root).join("\x1f"));
         cargo
     }
 
-    /// Frame pointers, so that a panic can print the callers; and Debian's compiler does not
-    /// know its linker.
-    fn compiler_flags(self) -> &'static str {
-        match self {
-            Self::Rustup => "-Cforce-frame-pointers=yes",
-            Self::Debian => "-Cforce-frame-pointers=yes -Clinker=ld.lld",
-        }
+    /// Frame pointers, so that a panic can print the callers; the same bytes in every folder; and
+    /// Debian's compiler does not know its linker.
+    fn compiler_flags(self, root: &Path) -> Vec<String> {
+        let rustc = match self {
+            Self::Rustup => "rustc",
+            Self::Debian => DEBIAN_RUSTC,
+        };
+        let mut flags = vec!["-Cforce-frame-pointers=yes".to_owned()];
+        flags.extend((self == Self::Debian).then(|| "-Clinker=ld.lld".to_owned()));
+        flags.extend(source_paths::flags(root, rustc));
+        flags
     }
 
     /// The arguments that name the target.
@@ -130,11 +137,11 @@ impl Toolchain {
         }
     }
 
-    fn folder(self) -> PathBuf {
-        workspace::target().join(match self {
+    fn folder_name(self) -> &'static str {
+        match self {
             Self::Rustup => "el2",
             Self::Debian => "el2-debian",
-        })
+        }
     }
 }
 
@@ -176,9 +183,13 @@ pub fn build_package(
         cargo.arg("--features").arg(added.join(","));
     }
     command::run_showing_errors(&mut cargo, &format!("building {package} for the target"), step)?;
-    let built = toolchain.folder().join(TARGET).join(PROFILE).join(package);
+    let built = workspace::target().join(toolchain.folder_name());
+    let built = built.join(TARGET).join(PROFILE).join(package);
     let kept = workspace::target().join("images").join(file_name(package, features));
-    let bytes = fs::read(&built).with_context(|| format!("cargo left no {}", built.display()))?;
+    let mut bytes =
+        fs::read(&built).with_context(|| format!("cargo left no {}", built.display()))?;
+    stamp::stamp(&mut bytes, &stamp::commit(&workspace::root()))
+        .with_context(|| format!("cannot stamp {}", built.display()))?;
     workspace::write_whole(&kept, &bytes)?;
     Ok(kept)
 }

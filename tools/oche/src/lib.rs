@@ -24,5 +24,7 @@ pub mod output;
 pub mod pack;
 pub mod probe;
 pub mod progress;
+pub mod source_paths;
+pub mod stamp;
 pub mod trace;
 pub mod workspace;

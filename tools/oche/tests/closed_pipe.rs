@@ -5,8 +5,9 @@ use std::io::pipe;
 use std::process::{Child, Command, Output, Stdio};
 
 use oche::pack::append;
+use oche_boot::header;
 use oche_boot::payload::ItemKind;
-use oche_boot::{header, identity};
+use oche_types::identity;
 
 /// A packed image that `oche inspect` accepts.
 fn image() -> Vec<u8> {

@@ -1,12 +1,14 @@
 //! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own
 //! panics, on request.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
 use oche::progress::{Progress, Step};
 use oche::workspace;
+use oche_types::identity;
 use oche_types::range::PhysRange;
 
 use crate::ordering::{MemoryRanges, OrderingChecker, OrderingReport};
@@ -142,9 +144,17 @@ fn panic_on_request(
     if !matches!(ending, RunEnding::OchePanic(_)) {
         bail!("{request}: Oche was to panic, but {ending}");
     }
-    for wanted in
-        [cause, "oche: panic: image+0x", "last events of cpu 0", LAST_EVENT, "oche: panic: stopped"]
-    {
+    let image = fs::read(oche).context("the image")?;
+    let own = identity::find(&image).context("the image has no record of its identity")?;
+    let own = format!("oche: panic: Oche {own} on qemu-virt");
+    for wanted in [
+        cause,
+        &own,
+        "oche: panic: image+0x",
+        "last events of cpu 0",
+        LAST_EVENT,
+        "oche: panic: stopped",
+    ] {
         if !console.contains(wanted) {
             bail!("{request}: the panic's message lacks `{wanted}`:\n{console}");
         }

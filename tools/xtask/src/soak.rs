@@ -167,14 +167,7 @@ fn read(path: &Path) -> Result<Value> {
 /// The commit that is checked out, and whether files differ from it; `unknown` without version
 /// control.
 pub(crate) fn commit() -> Result<String> {
-    let git = Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
-        .current_dir(workspace::root())
-        .output();
-    Ok(match git {
-        Ok(git) if git.status.success() => String::from_utf8(git.stdout)?.trim().to_owned(),
-        _ => "unknown".to_owned(),
-    })
+    Ok(oche::stamp::commit(&workspace::root()))
 }
 
 /// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in

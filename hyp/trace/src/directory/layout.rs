@@ -74,8 +74,10 @@ pub(super) mod header {
     pub(crate) const COUNTERS: usize = 0x58;
     /// `name[32]` of the board.
     pub(crate) const BOARD: usize = 0x60;
+    /// `name[64]` of the Oche that runs; zeros in traces of before it was recorded.
+    pub(crate) const RELEASE: usize = 0x80;
     /// Where the header's fields end; 0 from here to 0x100.
-    pub(crate) const END: usize = 0x80;
+    pub(crate) const END: usize = 0xc0;
 }
 
 const _: () = {

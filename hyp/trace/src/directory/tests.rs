@@ -11,6 +11,7 @@ const LAYOUT_BYTES: usize = DIRECTORY_BYTES + 2 * 4096;
 fn machine() -> Machine {
     Machine {
         board: Text::new("qemu-virt"),
+        release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
         counter_hz: 62_500_000,
         start_ticks: 1234,
         wall_clock_nanoseconds: None,
@@ -121,6 +122,7 @@ fn what_the_boot_before_left_is_kept_until_another_boot_leaves_something() {
     for boot in 1..3 {
         let machine = Machine {
             board: Text::new("test"),
+            release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
             counter_hz: 1000,
             start_ticks: boot,
             wall_clock_nanoseconds: None,

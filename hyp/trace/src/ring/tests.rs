@@ -24,6 +24,7 @@ fn rings(cpus: usize, records: usize) -> (Shared, Layout) {
     let words = Shared::new(layout.total_bytes());
     let machine = Machine {
         board: Text::new("test"),
+        release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
         counter_hz: 1_000_000_000,
         start_ticks: 0,
         wall_clock_nanoseconds: None,

@@ -6,8 +6,8 @@ use std::io::Read;
 use anyhow::{Context, Result, bail};
 use oche_boot::banner;
 use oche_boot::header;
-use oche_boot::identity;
 use oche_boot::payload::{self, Item};
+use oche_types::identity;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,13 @@ pub struct Contents {
     pub board: String,
     /// Oche's version.
     pub version: String,
+    /// The commit that it was built from, or `unknown`.
+    pub commit: String,
+    /// Its build id, of twelve hexadecimal digits, if it was stamped with one.
+    pub build: Option<String>,
+    /// Version, commit and build as Oche itself prints them.
+    #[serde(skip)]
+    pub release: String,
     /// Bytes of the whole image, not compressed; as in its header.
     pub image_bytes: u64,
     /// Bytes before the payload: Oche, its BSS and stacks.
@@ -60,7 +67,9 @@ pub fn contents(file: Vec<u8>) -> Result<Contents> {
         bail!("it has no arm64 Image header");
     }
     let Some(identity) = identity::find(&image) else { bail!("no Oche is in it") };
+    let release = identity.to_string();
     let (board, version) = (identity.board.to_owned(), identity.version.to_owned());
+    let (commit, build) = (identity.commit.to_owned(), identity.build.map(|id| id.to_string()));
     let stated =
         image.get(header::IMAGE_SIZE..header::IMAGE_SIZE + 8).context("its header is cut short")?;
     let stated = u64::from_le_bytes(stated.try_into()?);
@@ -89,6 +98,9 @@ pub fn contents(file: Vec<u8>) -> Result<Contents> {
     Ok(Contents {
         board,
         version,
+        commit,
+        build,
+        release,
         image_bytes: stated,
         oche_bytes: oche_bytes as u64,
         kernel: PackedKernel::read(kernel)?,
@@ -138,7 +150,7 @@ impl fmt::Display for Contents {
         writeln!(
             out,
             "oche     {} for {}, {} KiB",
-            self.version,
+            self.release,
             self.board,
             kib(self.oche_bytes)
         )?;
@@ -175,8 +187,8 @@ mod tests {
     use super::contents;
     use crate::pack::append;
     use oche_boot::header;
-    use oche_boot::identity;
     use oche_boot::payload::ItemKind;
+    use oche_types::identity::{self, BuildId};
 
     fn kernel() -> Vec<u8> {
         let mut bytes = vec![0; 8192];
@@ -195,6 +207,7 @@ mod tests {
         image[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
         image[4096..4096 + identity::RECORD_BYTES]
             .copy_from_slice(&identity::record("m1", "9.8.7"));
+        assert!(identity::stamp(&mut image[4096..], "c0ffee", BuildId::parse("3f2a9c1be0d4")));
         let items: [(ItemKind, &[u8]); 3] = [
             (ItemKind::Kernel, &kernel()),
             (ItemKind::Initrd, &[5; 10]),
@@ -212,7 +225,11 @@ mod tests {
         assert_eq!(found.kernel.banner.as_deref(), Some("Linux version 6.1.0-1-arm64 (x@y) #1"));
         assert_eq!(found.initrd.as_ref().map(|(bytes, _)| *bytes), Some(10));
         let text = found.to_string();
-        for line in ["oche     9.8.7 for m1, 8 KiB", "option   oche.pool=64M", "4 KiB pages"] {
+        for line in [
+            "oche     9.8.7 (c0ffee, build 3f2a9c1be0d4) for m1, 8 KiB",
+            "option   oche.pool=64M",
+            "4 KiB pages",
+        ] {
             assert!(text.contains(line), "{text}");
         }
     }

@@ -3,6 +3,9 @@
 use super::{append, flatten, options_text};
 use oche_boot::header;
 use oche_boot::payload::{self, ItemKind};
+use oche_types::identity;
+
+use crate::stamp::stamp;
 
 fn oche() -> Vec<u8> {
     let mut image = vec![0; 8192];
@@ -132,6 +135,41 @@ fn an_image_whose_end_symbol_is_wrong_is_refused() {
 fn an_elf_file_without_an_image_header_is_refused() {
     let error = flatten(&elf(0, &[0; 4096], 4096, 4096)).unwrap_err().to_string();
     assert!(error.contains("Image header"), "{error}");
+}
+
+#[test]
+fn a_stamp_names_the_commit_and_every_byte_of_the_image() {
+    let mut content = oche();
+    content[4096..][..identity::RECORD_BYTES].copy_from_slice(&identity::record("m1", "9.8.7"));
+    let stamped = |content: &[u8], commit: &str| {
+        let mut file = elf(0x4000, content, 0x3000, 0x4000 + 0x5000);
+        stamp(&mut file, commit).expect("stamped");
+        let image = flatten(&file).expect("an image");
+        let found = identity::find(&image).expect("a record");
+        assert_eq!((found.board, found.version, found.commit), ("m1", "9.8.7", commit));
+        // A second stamp begins from the same bytes.
+        stamp(&mut file, commit).expect("stamped again");
+        assert_eq!(flatten(&file).expect("an image"), image);
+        found.build.expect("a build id")
+    };
+    let first = stamped(&content, "c0ffee");
+    assert_ne!(stamped(&content, "c0ffee-dirty"), first);
+    content[8191] ^= 1;
+    assert_ne!(stamped(&content, "c0ffee"), first);
+}
+
+#[test]
+fn a_file_without_one_record_is_not_stamped() {
+    let mut content = oche();
+    let mut plain = elf(0, &content, 0x3000, 0x3000);
+    let before = plain.clone();
+    stamp(&mut plain, "c0ffee").expect("a guest of the tests has no record");
+    assert_eq!(plain, before);
+    for at in [4096, 5000] {
+        content[at..][..identity::RECORD_BYTES].copy_from_slice(&identity::record("m1", "1"));
+    }
+    let error = stamp(&mut elf(0, &content, 0x3000, 0x3000), "c0ffee").unwrap_err().to_string();
+    assert!(error.contains("two records"), "{error}");
 }
 
 #[test]

@@ -41,6 +41,12 @@ impl TraceDescription {
         }
     }
 
+    /// Oche's version, commit and build, safe on a terminal; empty where the trace has none.
+    pub fn release(&self) -> String {
+        let text = self.machine.release.as_str();
+        text.chars().map(|char| if char.is_control() { '_' } else { char }).collect()
+    }
+
     /// How the trace's ticks become seconds since Oche's start.
     pub fn clock(&self) -> Clock {
         Clock { counter_hz: self.machine.counter_hz, start_ticks: self.machine.start_ticks }

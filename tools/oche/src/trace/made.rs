@@ -46,6 +46,7 @@ impl Made {
         let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
         let machine = Machine {
             board: Text::new("made up"),
+            release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
             counter_hz: HZ,
             start_ticks: 0,
             wall_clock_nanoseconds: None,

@@ -105,6 +105,9 @@ fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
 fn write_heading(description: &TraceDescription, out: &mut impl Write) -> io::Result<()> {
     let machine = &description.machine;
     writeln!(out, "# tracer: oche")?;
+    if !description.release().is_empty() {
+        writeln!(out, "# oche: {}", description.release())?;
+    }
     writeln!(out, "# board: {}  clock: {} Hz", plain(machine.board.as_str()), machine.counter_hz)?;
     for dart in &description.darts {
         writeln!(
@@ -197,6 +200,7 @@ pub fn session_value(description: &TraceDescription) -> Value {
     json!({
         "type": "session",
         "board": machine.board.as_str(),
+        "release": machine.release.as_str(),
         "counter_hz": machine.counter_hz,
         "darts": darts.collect::<Value>(),
         "devices": devices.collect::<Value>(),

@@ -305,6 +305,7 @@ impl<'a> Collector<'a> {
             file: String::new(),
             version: env!("CARGO_PKG_VERSION"),
             board: plain(self.description.machine.board.as_str()),
+            release: self.description.release(),
             boot: 0,
             boots: 0,
             first_unix_ns: None,

@@ -20,6 +20,8 @@ use super::words::nanoseconds_between;
 pub struct TraceSummary {
     /// The board.
     pub board: String,
+    /// Oche's version, commit and build; empty where the trace has none.
+    pub release: String,
     /// Events read.
     pub events: u64,
     /// Events overwritten before the recorder came.
@@ -152,6 +154,7 @@ impl<'a> Tally<'a> {
         let clock = description.clock();
         let mut summary = self.summary;
         summary.board = plain(description.machine.board.as_str());
+        summary.release = description.release();
         summary.duration_ns =
             self.first.map_or(0, |first| nanoseconds_between(clock, first, self.last));
         summary.first_unix_ns = self.first.and_then(|first| wall_clock(self.session, clock, first));
@@ -221,6 +224,9 @@ pub fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
 pub fn write_summary(summary: &TraceSummary, out: &mut impl Write) -> io::Result<()> {
     let seconds = summary.duration_ns as f64 / 1e9;
     writeln!(out, "board     {}", summary.board)?;
+    if !summary.release.is_empty() {
+        writeln!(out, "oche      {}", summary.release)?;
+    }
     write!(out, "events    {} in {seconds:.3} s", summary.events)?;
     if seconds > 0.0 {
         write!(out, ", {:.0} a second", summary.events as f64 / seconds)?;

@@ -318,8 +318,9 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
 }
 
 /// Lines of the self-test, and how they end here.
-const SELFTEST: [(&str, &str); 25] = [
+const SELFTEST: [(&str, &str); 26] = [
     ("oche.version", " m1 -"),
+    ("oche.build", " -"),
     ("machine.cpus", "2 CPUs -"),
     ("cpu.e2h", "1 HCR_EL2.E2H ok"),
     ("cpu.stage2-4k", " ok"),

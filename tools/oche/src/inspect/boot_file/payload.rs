@@ -5,10 +5,11 @@ use std::io::Read;
 use anyhow::{Context, Result, bail};
 use lzma_rust2::XzReader;
 use oche_boot::banner;
+use oche_boot::blob;
 use oche_boot::header;
 use oche_boot::normalize::{MAX_NORMALIZED_BYTES, normalize};
 use oche_boot::tree::Tree;
-use oche_boot::{blob, identity};
+use oche_types::identity;
 use serde::Serialize;
 
 use crate::inspect::image::{self, Contents};

@@ -28,7 +28,7 @@ const SEARCH: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) enum LiveSource {
     /// A guest's RAM file.
-    Ram(Ram),
+    Ram(Box<Ram>),
     /// A trace file that may grow, a port, or standard input.
     Stream(Stream),
 }
@@ -49,7 +49,7 @@ impl LiveSource {
             Ok(file) => file,
             // A guest that is not there yet.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Self::Ram(Ram::new(path)));
+                return Ok(Self::Ram(Box::new(Ram::new(path))));
             }
             Err(error) => return Err(error).with_context(opening),
         };
@@ -72,7 +72,7 @@ impl LiveSource {
             let file = File::open(path).with_context(opening)?;
             return Ok(Self::Stream(Stream::new(file, None, false)));
         }
-        Ok(Self::Ram(Ram::new(path)))
+        Ok(Self::Ram(Box::new(Ram::new(path))))
     }
 
     /// Brings what is new into `state`. Returns whether there may be more right now.

@@ -39,6 +39,7 @@ impl Hypervisor {
     pub(crate) fn boot(&mut self, start: u64) {
         let machine = Machine {
             board: Text::new("qemu-virt"),
+            release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
             counter_hz: 1_000_000_000,
             start_ticks: start,
             wall_clock_nanoseconds: None,

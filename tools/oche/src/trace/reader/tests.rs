@@ -40,6 +40,7 @@ fn directory() -> Vec<u64> {
     let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
     let machine = Machine {
         board: Text::new("test board"),
+        release: Text::new("0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)"),
         counter_hz: 1000,
         start_ticks: 0,
         wall_clock_nanoseconds: None,
@@ -313,6 +314,7 @@ fn json_agrees_with_the_text() {
         .collect();
     assert_eq!(lines.len(), 61);
     assert_eq!(lines[0]["board"], "test board");
+    assert_eq!(lines[0]["release"], "0.1.0 (ceabe3a4f01d, build 3f2a9c1be0d4)");
     assert_eq!(lines[0]["devices"][0]["stream"], 2);
     let last = &lines[60];
     assert_eq!((last["event"].as_str(), last["device"].as_str()), (Some("map"), Some(SHOWN)));

@@ -10,6 +10,7 @@ pub(super) struct Data {
     pub(super) file: String,
     pub(super) version: &'static str,
     pub(super) board: String,
+    pub(super) release: String,
     pub(super) boot: usize,
     pub(super) boots: usize,
     pub(super) first_unix_ns: Option<u64>,

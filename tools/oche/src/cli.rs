@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::inspect::command::InspectArguments;
+use crate::kernel_check::command::CheckKernelArguments;
 use crate::pack::command::PackArguments;
 use crate::probe::ProbeArguments;
 use crate::trace::command::TraceArguments;
@@ -23,6 +24,8 @@ enum Command {
     Trace(TraceArguments),
     /// Pack Oche, a kernel, an initrd and options into one arm64 Image
     Pack(PackArguments),
+    /// List which devices of an M1 Mac a kernel can drive, and what is missing
+    CheckKernel(CheckKernelArguments),
     /// List the contents of a packed image, or of m1n1's boot.bin
     Inspect(InspectArguments),
     /// Write an image that only measures an M1, or read its report back
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Trace(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run().map(done),
+        Command::CheckKernel(arguments) => arguments.run(),
         Command::Inspect(arguments) => arguments.run(),
         Command::Probe(arguments) => arguments.run(),
     };

@@ -19,6 +19,7 @@ pub mod destination;
 pub mod el2;
 pub mod environment;
 pub mod inspect;
+pub mod kernel_check;
 pub mod needs;
 pub mod output;
 pub mod pack;

@@ -7,6 +7,7 @@ use crate::runner::{self, StepVerdict};
 pub(crate) mod boot_file;
 mod document_commands;
 mod fault;
+mod kernels;
 pub(crate) mod m1;
 pub(crate) mod mac_trees;
 mod mistakes;

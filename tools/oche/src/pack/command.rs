@@ -10,6 +10,7 @@ use super::{GuestFiles, image_of};
 use crate::destination::refuse_input;
 use crate::el2;
 use crate::inspect::image;
+use crate::kernel_check::warnings;
 use crate::output::to_standard_output;
 use crate::progress::Progress;
 use crate::{environment, workspace};
@@ -23,7 +24,8 @@ Examples:
   oche pack --kernel Image --initrd initrd.img --option oche.bootargs='console=ttySAC0' --output oche.img
 
 Two files come out: the Image, and the same compressed with gzip beside it (.gz). With an output that ends
-in .gz only the compressed one comes out. `oche inspect` lists what either contains.")]
+in .gz only the compressed one comes out. `oche inspect` lists what either contains. For an M1, what a
+kernel of Linux has no driver for is printed as a warning; `oche check-kernel` has the reasons.")]
 pub struct PackArguments {
     /// Pack this kernel of the guest: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
     #[arg(long)]
@@ -92,8 +94,13 @@ impl PackArguments {
         for output in plain.iter().chain([&compressed]) {
             refuse_input(output, inputs.iter().flatten().map(|input| input.as_path()))?;
         }
-        super::kernel_image::KernelImage::read(&guest.kernel)?;
+        let kernel = super::kernel_image::KernelImage::read(&guest.kernel)?;
         super::options_text(&guest.options)?;
+        if self.board == PackBoard::M1 {
+            for line in warnings::of_packed(&kernel, &guest.kernel, guest.initrd.as_deref()) {
+                crate::message!("oche: warning: {line}");
+            }
+        }
         let oche = match &self.oche {
             Some(path) => path.clone(),
             None => self.build()?,

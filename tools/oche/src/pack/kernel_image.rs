@@ -1,10 +1,11 @@
 //! Judging a guest kernel before anything is built around it.
 
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oche_boot::header::{self, KernelError};
 
 use super::zboot;
@@ -37,28 +38,10 @@ impl KernelImage {
     ///
     /// As [`Self::read`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { expand_gzip(&bytes)? } else { bytes };
-        let bytes = if zboot::is_zboot(&bytes) {
-            zboot::expand(&bytes, EXPANDED_BYTES_LIMIT)?
-        } else {
-            bytes
-        };
-        if let Some(advice) = how_to_expand(&bytes) {
-            bail!("{advice}");
-        }
+        let (bytes, _) = expand(bytes)?;
         match header::parse_kernel(&bytes, bytes.len() as u64) {
             Ok(_) => Ok(Self { bytes }),
-            Err(KernelError::Truncated) => {
-                bail!("it is only {} bytes long: name an arm64 Image", bytes.len())
-            }
-            Err(KernelError::BadMagic) => {
-                bail!("it is not an arm64 Image: name a kernel such as Debian's /boot/vmlinuz")
-            }
-            Err(KernelError::Pages64K) => bail!(
-                "it is built for 64 KiB pages, which a DART cannot map: choose a kernel with 4 KiB or 16 KiB pages"
-            ),
-            Err(KernelError::BigEndian) => bail!("it is big-endian: choose a little-endian kernel"),
-            Err(other) => bail!("{}", other.reason()),
+            Err(error) => Err(refusal(error, bytes.len())),
         }
     }
 
@@ -69,16 +52,81 @@ impl KernelImage {
     }
 
     /// The page size the kernel was built for in bytes, or 0 if its header does not give it.
-    ///
-    /// Source: Linux `Documentation/arm64/booting.rst`, flags bits 2:1.
     #[must_use]
     pub fn page_bytes(&self) -> u64 {
-        match self.bytes.get(header::FLAGS).map_or(0, |flags| flags >> 1 & 3) {
-            1 => 4 << 10,
-            2 => 16 << 10,
-            3 => 64 << 10,
-            _ => 0,
+        page_bytes(&self.bytes)
+    }
+}
+
+/// How a kernel's file was compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// An arm64 Image, not compressed.
+    Raw,
+    /// gzip.
+    Gzip,
+    /// An EFI zboot file; the name of its compression.
+    Zboot(String),
+}
+
+impl fmt::Display for Packing {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw => out.write_str("raw Image"),
+            Self::Gzip => out.write_str("Image in gzip"),
+            Self::Zboot(name) => write!(out, "EFI zboot with {name}"),
         }
+    }
+}
+
+/// Expands gzip and EFI zboot. What comes out need not be a kernel.
+///
+/// # Errors
+///
+/// It is damaged, or compressed in a way that Oche does not know; the error gives the remedy.
+pub fn expand(bytes: Vec<u8>) -> Result<(Vec<u8>, Packing)> {
+    let (bytes, packing) = match bytes.starts_with(&[0x1f, 0x8b]) {
+        true => (expand_gzip(&bytes)?, Packing::Gzip),
+        false => (bytes, Packing::Raw),
+    };
+    if zboot::is_zboot(&bytes) {
+        let packing = Packing::Zboot(zboot::compression(&bytes)?);
+        return Ok((zboot::expand(&bytes, EXPANDED_BYTES_LIMIT)?, packing));
+    }
+    match how_to_expand(&bytes) {
+        Some(advice) => bail!("{advice}"),
+        None => Ok((bytes, packing)),
+    }
+}
+
+/// The reason for a refused header, with the remedy; `length` is the image's in bytes.
+#[must_use]
+pub fn refusal(error: KernelError, length: usize) -> anyhow::Error {
+    match error {
+        KernelError::Truncated => anyhow!("it is only {length} bytes long: name an arm64 Image"),
+        KernelError::BadMagic => {
+            anyhow!("it is not an arm64 Image: name a kernel such as Debian's /boot/vmlinuz")
+        }
+        KernelError::Pages64K => anyhow!(
+            "it is built for 64 KiB pages, which a DART cannot map: choose a kernel with 4 KiB or 16 KiB pages"
+        ),
+        KernelError::BigEndian => {
+            anyhow!("it is big-endian: choose a little-endian kernel")
+        }
+        other => anyhow!("{}", other.reason()),
+    }
+}
+
+/// The page size that an arm64 Image's header gives, in bytes, or 0 if it gives none.
+///
+/// Source: Linux `Documentation/arm64/booting.rst`, flags bits 2:1.
+#[must_use]
+pub fn page_bytes(image: &[u8]) -> u64 {
+    match image.get(header::FLAGS).map_or(0, |flags| flags >> 1 & 3) {
+        1 => 4 << 10,
+        2 => 16 << 10,
+        3 => 64 << 10,
+        _ => 0,
     }
 }
 

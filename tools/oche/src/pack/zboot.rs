@@ -2,7 +2,8 @@
 //!
 //! Offsets from the file's start: "MZ" at 0, "zimg" at 4, the payload's offset and size in bytes as
 //! little-endian u32 at 8 and 12, the name of the compression at 24, ended by a zero.
-//! Source: Linux `drivers/firmware/efi/libstub/zboot-header.S`.
+//! Source: Linux `drivers/firmware/efi/libstub/zboot-header.S`. The names are those of 6.1's
+//! `Makefile.zboot` beside it; 7.3's has gzip and zstd alone.
 
 use std::io::Read;
 
@@ -10,6 +11,8 @@ use anyhow::{Context, Result, bail};
 
 /// Bytes for the compression's name.
 const NAME_BYTES: usize = 32;
+/// The most memory that lzma may ask for, in KiB: `xz -9`, which Linux uses, asks for 64 MiB.
+const LZMA_KIB_LIMIT: u32 = 1 << 20;
 
 /// Whether the file is one.
 pub(super) fn is_zboot(file: &[u8]) -> bool {
@@ -27,20 +30,31 @@ pub(super) fn expand(file: &[u8], limit: u64) -> Result<Vec<u8>> {
         .checked_add(size)
         .and_then(|end| file.get(start..end))
         .context("its EFI zboot payload lies outside the file: fetch it again")?;
-    let name = file.get(24..24 + NAME_BYTES).context("its EFI zboot header is cut short")?;
-    let name =
-        String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+    let name = compression(file)?;
     match name.as_str() {
         "gzip" => read(flate2::read::GzDecoder::new(payload), limit),
         "zstd" | "zstd22" => {
             let decoder = ruzstd::decoding::StreamingDecoder::new(payload);
             read(decoder.context("its EFI zboot payload is damaged: fetch it again")?, limit)
         }
+        "xz" | "xzkern" => {
+            read(lzma_rust2::XzReader::new_mem_limit(payload, false, LZMA_KIB_LIMIT), limit)
+        }
+        "lzma" => {
+            let decoder = lzma_rust2::LzmaReader::new_mem_limit(payload, LZMA_KIB_LIMIT, None);
+            read(decoder.context("its EFI zboot payload is damaged: fetch it again")?, limit)
+        }
         _ => bail!(
-            "it is an EFI zboot file compressed with `{name}`; gzip and zstd are known: take the raw arm64 \
-             Image out of it (`unzboot KERNEL Image`) and name that"
+            "it is an EFI zboot file compressed with `{name}`; gzip, zstd, xz and lzma are known: take the \
+             raw arm64 Image out of it (`unzboot KERNEL Image`) and name that"
         ),
     }
+}
+
+/// The name of the file's compression.
+pub(super) fn compression(file: &[u8]) -> Result<String> {
+    let name = file.get(24..24 + NAME_BYTES).context("its EFI zboot header is cut short")?;
+    Ok(String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned())
 }
 
 /// Reads all of a decoder, one byte more than `limit` at the most.
@@ -58,7 +72,8 @@ fn read(decoder: impl Read, limit: u64) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{expand, is_zboot};
+    use super::{compression, expand, is_zboot};
+    use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
     use std::io::Write;
 
     fn zboot(name: &[u8], payload: &[u8], size: usize) -> Vec<u8> {
@@ -73,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_and_zstd_are_expanded() {
+    fn every_known_compression_is_expanded() {
         let kernel = vec![0x5a; 5000];
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&kernel).expect("packed");
@@ -82,8 +97,24 @@ mod tests {
             kernel.as_slice(),
             ruzstd::encoding::CompressionLevel::Fastest,
         );
-        for (name, payload) in [(b"gzip".as_slice(), &gzip), (b"zstd", &zstd), (b"zstd22", &zstd)] {
-            let file = zboot(name, payload, payload.len());
+        let mut xz = XzWriter::new(Vec::new(), XzOptions::default()).expect("a writer");
+        xz.write_all(&kernel).expect("packed");
+        let xz = xz.finish().expect("packed");
+        let options = LzmaOptions::default();
+        let mut lzma = LzmaWriter::new_use_header(Vec::new(), &options, None).expect("a writer");
+        lzma.write_all(&kernel).expect("packed");
+        let lzma = lzma.finish().expect("packed");
+        let packed = [
+            ("gzip", &gzip),
+            ("zstd", &zstd),
+            ("zstd22", &zstd),
+            ("xz", &xz),
+            ("xzkern", &xz),
+            ("lzma", &lzma),
+        ];
+        for (name, payload) in packed {
+            let file = zboot(name.as_bytes(), payload, payload.len());
+            assert_eq!(compression(&file).expect("a name"), name);
             assert!(is_zboot(&file));
             assert_eq!(expand(&file, 1 << 20).expect("a kernel"), kernel);
             assert!(
@@ -95,7 +126,13 @@ mod tests {
     #[test]
     fn a_damaged_or_unknown_header_is_refused() {
         let refusal = |file: &[u8]| expand(file, 1 << 20).expect_err("refused").to_string();
-        assert!(refusal(&zboot(b"xz", &[0; 8], 8)).contains("compressed with `xz`"));
+        assert!(refusal(&zboot(b"lzo", &[0; 8], 8)).contains("compressed with `lzo`"));
+        for name in [b"xzkern".as_slice(), b"lzma"] {
+            assert!(refusal(&zboot(name, &[0; 8], 8)).contains("damaged"));
+        }
+        // A dictionary of 4 GiB.
+        let huge = [0x5d, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1, 0, 0, 0];
+        assert!(refusal(&zboot(b"lzma", &huge, huge.len())).contains("damaged"));
         assert!(refusal(&zboot(b"gzip", &[0; 8], 9)).contains("outside the file"));
         assert!(refusal(&zboot(b"gzip", &[0; 8], 8)).contains("damaged"));
         assert!(refusal(&zboot(b"zstd", &[0; 8], 8)).contains("damaged"));

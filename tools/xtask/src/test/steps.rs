@@ -11,7 +11,7 @@ use oche::{command, workspace};
 
 use super::boot_file::{self, Sources};
 use super::{
-    document_commands, fault, m1, mac_trees, mistakes, port, probe, reset, views, watch,
+    document_commands, fault, kernels, m1, mac_trees, mistakes, port, probe, reset, views, watch,
     wrong_input,
 };
 use crate::guest::kernel::KernelChoice;
@@ -50,6 +50,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Host tests of every module", host_tests),
     ("Engine against reference", differential),
     ("Wrong input", |step, _| wrong_input::run(step)),
+    ("Kernels checked for a Mac", |step, _| kernels::run(step)),
     ("Commands of the documents", |step, _| document_commands::run(step)),
     ("Views of a trace in Perfetto, Wireshark and a browser", |step, _| views::run(step)),
     ("Hostile guest, and Oche's own panics", |step, _| {

@@ -6,6 +6,7 @@ use crate::runner::{self, StepVerdict};
 
 pub(crate) mod boot_file;
 mod document_commands;
+pub(crate) mod drivers;
 mod fault;
 mod kernels;
 pub(crate) mod m1;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -156,17 +156,26 @@ pub fn find(
     }
 }
 
-/// `config-VERSION` in the kernel's folder, as in `/boot`; or `config`, if the folder has the
-/// version's name, as in `/lib/modules`.
+/// `config-VERSION` in the kernel's folder, as in `/boot`; `config`, if the folder has the
+/// version's name; or `config` in the folder of the kernel's modules, if the kernel is in a
+/// `/boot`. Debian has the last two since Linux 7.2. A link to the kernel is followed.
 fn beside(file: &Path, version: &str) -> Option<PathBuf> {
     // A version with a slash would name another folder.
-    let is_name = |name: &str| Path::new(name).file_name().is_some_and(|own| own == name);
-    let folder = file.parent().filter(|_| is_name(version))?;
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let is_own = folder.file_name().is_some_and(|name| name == version);
-    let own = is_own.then(|| folder.join("config"));
-    let candidates = [Some(folder.join(format!("config-{version}"))), own];
-    candidates.into_iter().flatten().find(|path| path.is_file())
+    if Path::new(version).file_name().is_none_or(|own| own != version) {
+        return None;
+    }
+    let real = fs::canonicalize(file).ok();
+    [Some(file), real.as_deref()].into_iter().flatten().find_map(|file| {
+        let folder = file.parent()?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let is_own = folder.file_name().is_some_and(|name| name == version);
+        let modules = ["../usr/lib/modules", "../lib/modules"];
+        [Some(folder.join(format!("config-{version}"))), is_own.then(|| folder.join("config"))]
+            .into_iter()
+            .flatten()
+            .chain(modules.map(|modules| folder.join(modules).join(version).join("config")))
+            .find(|path| path.is_file())
+    })
 }
 
 fn read(path: &Path) -> Result<KernelConfig> {

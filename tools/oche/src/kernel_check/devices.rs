@@ -78,7 +78,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "screen, as m1n1 left it",
+        name: "screen as m1n1 left it",
         need: Need::Use,
         macs: Macs::All,
         nodes: &[],
@@ -138,7 +138,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "USB-A (mini), other two USB-C (iMac)",
+        name: "USB-A (mini) and more USB-C (iMac)",
         need: Need::Use,
         macs: Macs::SecondPciePort,
         nodes: &["apple,pcie"],
@@ -324,7 +324,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "speakers, microphones, headphones",
+        name: "sound",
         need: Need::Use,
         macs: Macs::All,
         nodes: &["apple,mca"],
@@ -393,7 +393,7 @@ pub const DEVICES: &[Device] = &[
         note: Some("its driver needs a kernel with 16 KiB pages"),
     },
     Device {
-        name: "serial console, by a debug cable",
+        name: "serial console by a debug cable",
         need: Need::Use,
         macs: Macs::All,
         nodes: &["apple,s5l-uart"],
@@ -405,7 +405,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "start by U-Boot's EFI, as GRUB does it",
+        name: "start by GRUB and EFI",
         need: Need::Use,
         macs: Macs::All,
         nodes: &[],

@@ -4,6 +4,8 @@
 //! Sources, by which every row was checked:
 //! - *Kconfig*: the option stands in `Kconfig` files of Debian's linux-source 6.1.176, 7.2.13 and
 //!   7.3.4; the file is named in each row, as 7.2 has it. Names of modules: the `Makefile` beside.
+//!   `cargo xtask test --only kernels` compares each row with 6.1, and `cargo xtask nightly` with
+//!   the newest that Debian's sid has.
 //! - *Fedora*: first release whose `kernel-aarch64-fedora.config` names the option, of 73 releases
 //!   from 5.17.3 to 6.17.7 (github.com/projg2/fedora-kernel-config-for-gentoo, its tags up to
 //!   6.8.2; github.com/bazzite-org/kernel-bazzite, its tags from 6.11.3 to 6.17.7).

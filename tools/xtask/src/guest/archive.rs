@@ -227,9 +227,10 @@ pub fn unpack(debs: &[PathBuf], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes `members` out of the kernel's source, a tar archive in the package `name` whose file is
-/// `deb`. They then lie in `into`, below the folder `name`; where this fails, what was there before
-/// stays. The package's file is removed: its 140 MB are not needed again.
+/// Takes `members`, in which `*` stands for anything, out of the kernel's source: a tar archive in
+/// the package `name` whose file is `deb`. They then lie in `into`, below the folder `name`; where
+/// this fails, what was there before stays. The package's file is removed: its 140 MB are not
+/// needed again.
 ///
 /// # Errors
 ///
@@ -241,7 +242,7 @@ pub fn extract_source(deb: &Path, name: &str, members: &[&str], into: &Path) -> 
     let mut shell = Command::new("sh");
     shell.current_dir(&partial).arg("-c").arg(
         "deb=$1 name=$2; shift 2; dpkg-deb --fsys-tarfile \"$deb\" | tar -xOf - \"./usr/src/$name.tar.xz\" | \
-         xz -dc | tar -xf - \"$@\"",
+         xz -dc | tar -xf - --wildcards \"$@\"",
     );
     shell
         .arg("sh")

@@ -16,6 +16,10 @@ const M1: &str = "t8103-";
 const BOARD: &str = "t8103-j313.dts";
 const DEVICE_TREES: &str = "arch/arm64/boot/dts/apple";
 const BINDINGS: &str = "include/dt-bindings";
+/// The options of the kernel and what they build; the sign that they are there.
+const OPTIONS: [&str; 4] =
+    ["arch/arm64/Kconfig*", "drivers/*Kconfig*", "drivers/*Makefile", "sound/soc/apple/*"];
+const OPTIONS_SIGN: &str = "drivers/iommu/Kconfig";
 
 /// A version of the kernel's source.
 #[derive(Debug)]
@@ -75,20 +79,30 @@ impl KernelSource {
         names.iter().map(|name| compiled(&top, name, step)).collect()
     }
 
-    /// The folder with the device trees and what they include.
+    /// The folder with the `Kconfig` files and `Makefile`s of drivers.
+    ///
+    /// # Errors
+    ///
+    /// The archive has no such sources.
+    pub(crate) fn options(&self, step: &Step) -> Result<PathBuf> {
+        self.extracted(step)
+    }
+
+    /// The folder with the device trees, what they include, and the kernel's options.
     fn extracted(&self, step: &Step) -> Result<PathBuf> {
         let package = &self.package;
         let cache = workspace::cache().join("sources").join("device-trees");
         let folder = cache.join(&package.version);
         let _lock = workspace::FolderLock::wait(&folder)?;
         let top = folder.join(&package.name);
-        if !top.join(DEVICE_TREES).join(BOARD).is_file() {
+        let signs = [top.join(DEVICE_TREES).join(BOARD), top.join(OPTIONS_SIGN)];
+        if !signs.iter().all(|sign| sign.is_file()) {
             let debs = self.archive.download(std::slice::from_ref(package), step)?;
             let [deb] = debs.as_slice() else {
                 bail!("the archive gave {} files for one package", debs.len())
             };
-            step.detail("taking the device trees out of the kernel's source");
-            let members = [DEVICE_TREES, BINDINGS];
+            step.detail("taking device trees and options out of the kernel's source");
+            let members = [&[DEVICE_TREES, BINDINGS], &OPTIONS[..]].concat();
             archive::extract_source(deb, &package.name, &members, &folder)?;
         }
         Ok(top)

@@ -13,7 +13,7 @@ use crate::environment;
 use crate::guest::kernel::KernelSeries;
 use crate::m1::device_tree::KernelSource;
 use crate::test::boot_file::{self, Sources};
-use crate::test::mac_trees;
+use crate::test::{drivers, mac_trees};
 
 /// A step: it gives a summary of a few words.
 pub(super) type Work = fn(&Step, &NightlyOptions) -> Result<String>;
@@ -36,6 +36,9 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         mutants(step, options, "sites", &["mutants", "--sites"])
     }),
     ("Device trees of the newest kernel", newest_trees),
+    ("Drivers of a Mac in the newest kernel's source", |step, _| {
+        drivers::run(&KernelSource::newest(step)?, step)
+    }),
     ("Boot file of m1n1, of the newest packages", newest_boot_file),
     ("Tests in a fresh clone", fresh_clone),
     ("Quick start on a bare Debian 13", |step, _| bare::run("trixie", step)),

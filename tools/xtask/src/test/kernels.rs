@@ -10,6 +10,7 @@ use oche::progress::Step;
 use oche::{command, workspace};
 use serde_json::Value;
 
+use super::drivers;
 use crate::guest::kernel::{self, KernelChoice};
 use crate::m1::device_tree::KernelSource;
 use crate::m1::u_boot;
@@ -44,6 +45,7 @@ pub(super) fn run(step: &Step) -> Result<String> {
     ensure!(code == 0 && of(&answer, "/kernel/kind") == "u-boot", "U-Boot: {code}, {answer}");
 
     let source = KernelSource::of_the_board(step)?;
+    let drivers = drivers::run(&source, step)?;
     let fedora = workspace::root().join(FEDORA);
     let mut macs = BTreeMap::new();
     for tree in source.device_trees(step)? {
@@ -62,7 +64,7 @@ pub(super) fn run(step: &Step) -> Result<String> {
         ensure!(found == having, "{device} is listed for {found:?} instead of {having:?}");
     }
     Ok(format!(
-        "{} {}, U-Boot {}, {} Macs",
+        "{} {}, U-Boot {}, {} Macs, {drivers}",
         stock.package,
         stock.version,
         u_boot.version,

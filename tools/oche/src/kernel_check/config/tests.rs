@@ -103,6 +103,25 @@ fn a_folder_of_modules_has_the_configuration_by_its_plain_name() {
 }
 
 #[test]
+fn a_kernel_in_boot_has_it_beside_its_modules_and_links_are_followed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [boot, modules] = ["boot", "usr/lib/modules/7.2.13"].map(|below| folder.path().join(below));
+    for made in [&boot, &modules] {
+        fs::create_dir_all(made).expect("made");
+    }
+    fs::write(boot.join("vmlinuz-7.2.13"), "").expect("written");
+    fs::write(modules.join("config"), DEBIAN).expect("written");
+    let link = folder.path().join("vmlinuz");
+    std::os::unix::fs::symlink("boot/vmlinuz-7.2.13", &link).expect("linked");
+    for file in [boot.join("vmlinuz-7.2.13"), link] {
+        let found = |version| find(None, &[], &file, Some(version)).expect("no error");
+        let (_, source) = found("7.2.13").unwrap_or_else(|| panic!("{}", file.display()));
+        assert!(matches!(source, ConfigSource::Beside(_)));
+        assert_eq!(found("7.2.14"), None);
+    }
+}
+
+#[test]
 fn damaged_and_missing_configurations_are_errors_that_name_them() {
     let error = |named: &Path, image: &[u8]| {
         let named = (!named.as_os_str().is_empty()).then_some(named);

@@ -39,6 +39,13 @@ const TREES_6_18: &str = "trees from Linux 6.18 on";
 const TREES_7_0: &str = "trees from Linux 7.0 on";
 const ASAHI_TREES: &str = "the Asahi project's trees, and no mainline tree up to Linux 7.3";
 
+/// The MacBooks' own keyboard and trackpad.
+pub const KEYBOARD: &str = "keyboard and trackpad";
+/// The USB ports of the M1 itself.
+pub const USB_C: &str = "USB-C ports";
+/// The USB ports of a controller behind PCIe.
+pub const USB_A: &str = "USB-A (mini) and more USB-C (iMac)";
+
 /// All devices, the most needed first.
 pub const DEVICES: &[Device] = &[
     Device {
@@ -93,7 +100,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "keyboard and trackpad",
+        name: KEYBOARD,
         need: Need::Use,
         macs: Macs::Laptops,
         nodes: &["apple,spi-hid-transport"],
@@ -109,7 +116,7 @@ pub const DEVICES: &[Device] = &[
         note: Some("use a USB keyboard"),
     },
     Device {
-        name: "USB-C ports",
+        name: USB_C,
         need: Need::Use,
         macs: Macs::All,
         nodes: &["apple,t8103-dwc3"],
@@ -120,14 +127,14 @@ pub const DEVICES: &[Device] = &[
                 Some("phy-apple-atc"),
                 (7, 0),
                 (6, 19),
-                "drivers/phy/apple/Kconfig; Asahi",
+                "drivers/phy/apple/Kconfig; Asahi; not in Fedora 6.19.14",
             )],
             &[since(
                 "USB_DWC3_APPLE",
                 Some("dwc3-apple"),
                 (6, 19),
                 (6, 18),
-                "drivers/usb/dwc3/Kconfig; merge of apple-soc-dt-6.20, c0398be9890d",
+                "drivers/usb/dwc3/Kconfig; Fedora 6.19.14, and the merge of apple-soc-dt-6.20, c0398be9890d",
             )],
             &[early("USB_DWC3", Some("dwc3"), "drivers/usb/dwc3/Kconfig")],
             &[XHCI],
@@ -138,7 +145,7 @@ pub const DEVICES: &[Device] = &[
         note: None,
     },
     Device {
-        name: "USB-A (mini) and more USB-C (iMac)",
+        name: USB_A,
         need: Need::Use,
         macs: Macs::SecondPciePort,
         nodes: &["apple,pcie"],
@@ -215,9 +222,9 @@ pub const DEVICES: &[Device] = &[
             &[since(
                 "MACSMC_POWER",
                 Some("macsmc-power"),
-                (7, 2),
+                (7, 1),
                 (7, 0),
-                "drivers/power/supply/Kconfig; not in mainline by Asahi of 2026-04-17",
+                "drivers/power/supply/Kconfig; Fedora 7.1.2, not in Fedora 6.19.14, nor in 7.0 by Asahi",
             )],
         ],
         note: None,
@@ -262,8 +269,8 @@ pub const DEVICES: &[Device] = &[
                 "RTC_DRV_MACSMC",
                 Some("rtc-macsmc"),
                 (7, 0),
-                (6, 19),
-                "drivers/rtc/Kconfig; Asahi",
+                (6, 17),
+                "drivers/rtc/Kconfig; Asahi, while Fedora 6.19.14 has the option",
             )],
             &[MACSMC],
             &[SPMI],
@@ -281,9 +288,9 @@ pub const DEVICES: &[Device] = &[
             &[since(
                 "SENSORS_MACSMC_HWMON",
                 Some("macsmc-hwmon"),
-                (7, 2),
+                (6, 19),
                 (6, 17),
-                "drivers/hwmon/Kconfig",
+                "drivers/hwmon/Kconfig; Fedora 6.19.14",
             )],
             &[MACSMC],
         ],

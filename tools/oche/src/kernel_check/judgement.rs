@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::config::{KernelConfig, Setting};
 use super::device_tree::MacTree;
-use super::devices::DEVICES;
+use super::devices::{DEVICES, KEYBOARD, USB_A, USB_C};
 use super::initrd::InitrdModules;
-use super::rules::{COVERED, Device, KernelOption, Need, Release, Since, release_text};
+use super::rules::{COVERED, Device, KernelOption, Macs, Need, Release, Since, release_text};
 
 /// What is known about a kernel and the Mac.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +138,8 @@ fn notes(known: &Known<'_>, devices: &[DeviceVerdict]) -> Vec<String> {
             release_text(newest)
         ));
     }
+    notes.extend(keyboard_note(known, devices));
+    notes.extend(patched_note(known));
     let root: Vec<&str> = devices
         .iter()
         .filter(|device| device.need == Need::Root && device.verdict == Verdict::Module)
@@ -148,6 +150,45 @@ fn notes(known: &Known<'_>, devices: &[DeviceVerdict]) -> Vec<String> {
         notes.push(format!("the initrd must have {root}: check it by --initrd FILE"));
     }
     notes
+}
+
+/// That a Mac has no keyboard at all, if it is so.
+fn keyboard_note(known: &Known<'_>, devices: &[DeviceVerdict]) -> Option<String> {
+    let is_missing = |name| {
+        devices.iter().any(|device| device.name == name && device.verdict == Verdict::Missing)
+    };
+    let is_there = |name| devices.iter().any(|device| device.name == name);
+    if !is_missing(USB_C) {
+        return None;
+    }
+    if known.tree.is_none_or(|tree| tree.is_one_of(Macs::Laptops)) && is_missing(KEYBOARD) {
+        let why = "neither its own nor the USB-C ports have a driver";
+        return Some(format!("a MacBook has no keyboard with this kernel: {why}"));
+    }
+    let is_out_of_usb = is_missing(USB_A) || !is_there(USB_A);
+    is_out_of_usb.then(|| "no USB keyboard works with this kernel: no port has a driver".to_owned())
+}
+
+/// That the kernel has options that mainline's has not, if it is so.
+fn patched_note(known: &Known<'_>) -> Option<String> {
+    let (config, release) = (known.config?, known.release?);
+    let options = DEVICES.iter().flat_map(|device| device.options).flat_map(|any| any.iter());
+    let extra = options.filter(|option| {
+        let is_on = matches!(config.get(option.name), Some(Setting::BuiltIn | Setting::Module));
+        is_on && lack(&[**option], Some(release)).is_some()
+    });
+    let mut extra: Vec<_> = extra.map(|option| format!("CONFIG_{}", option.name)).collect();
+    extra.sort();
+    extra.dedup();
+    if extra.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "mainline Linux {} has no {}: this kernel is patched, and may have other drivers under \
+         other names",
+        release_text(release),
+        extra.join(", ")
+    ))
 }
 
 /// Judges one device.

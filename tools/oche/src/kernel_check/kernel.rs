@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oche_boot::banner;
 use oche_boot::header::{self, KernelError};
+use oche_types::identity;
 
 use super::config;
 use super::rules::Release;
@@ -67,6 +68,9 @@ impl KernelFile {
             Err(KernelError::BigEndian) => true,
             Err(error) => return Err(kernel_image::refusal(error, image.len())),
         };
+        if identity::find(&image).is_some() {
+            bail!("Oche is in it: name the kernel that was packed with it");
+        }
         let Some(banner) = banner::find(&image).map(str::to_owned) else {
             bail!("it is an arm64 Image of neither Linux nor U-Boot: name a kernel of Linux");
         };
@@ -96,6 +100,7 @@ pub(super) mod tests {
     use std::path::Path;
 
     use oche_boot::header;
+    use oche_types::identity;
 
     use super::{KernelFile, KernelKind};
     use crate::pack::kernel_image::Packing;
@@ -144,6 +149,10 @@ pub(super) mod tests {
     #[test]
     fn other_files_are_refused_in_one_line() {
         assert!(refusal(&image(0b1010, "")).contains("neither Linux nor U-Boot"));
+        let mut packed = image(0b1010, LINUX);
+        packed[4096..4096 + identity::RECORD_BYTES]
+            .copy_from_slice(&identity::record("m1", "9.8.7"));
+        assert!(refusal(&packed).contains("Oche is in it"));
         assert!(refusal(b"#!/bin/sh\n").contains("only 10 bytes long"));
         assert!(refusal(&[0x7f; 4096]).contains("not an arm64 Image"));
         assert!(refusal(b"MZ\0\0zimg\x40\0\0\0\xff\xff\0\0").contains("zboot"));

@@ -6,9 +6,10 @@
 //!   7.3.4; the file is named in each row, as 7.2 has it. Names of modules: the `Makefile` beside.
 //!   `cargo xtask test --only kernels` compares each row with 6.1, and `cargo xtask nightly` with
 //!   the newest that Debian's sid has.
-//! - *Fedora*: first release whose `kernel-aarch64-fedora.config` names the option, of 73 releases
-//!   from 5.17.3 to 6.17.7 (github.com/projg2/fedora-kernel-config-for-gentoo, its tags up to
-//!   6.8.2; github.com/bazzite-org/kernel-bazzite, its tags from 6.11.3 to 6.17.7).
+//! - *Fedora*: first release whose `kernel-aarch64-fedora.config` names the option, of 80 releases
+//!   from 5.17.3 to 7.2-rc6 (github.com/projg2/fedora-kernel-config-for-gentoo, its tags up to
+//!   6.8.2; github.com/bazzite-org/kernel-bazzite, its tags from 6.11.3 to 6.17.7;
+//!   github.com/ClangBuiltLinux/rpms_kernel, its branches f41 to f44, stabilization and rawhide).
 //! - *Asahi*: the page on the M1 under `platform/feature-support`, at 32950db06e66 of 2026-04-17
 //!   (github.com/AsahiLinux/docs).
 //!

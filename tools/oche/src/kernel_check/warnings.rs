@@ -99,11 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn a_usable_kernel_is_warned_of_in_one_line() {
+    fn a_usable_kernel_is_warned_of_in_two_lines() {
         let lines = warnings(&linux(), 0b1010, FEDORA, None);
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].starts_with("missing: keyboard and trackpad, USB-C ports"), "{lines:?}");
-        assert!(lines[0].contains("`oche check-kernel "), "{lines:?}");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("a MacBook has no keyboard"), "{lines:?}");
+        assert!(lines[1].starts_with("missing: keyboard and trackpad, USB-C ports"), "{lines:?}");
+        assert!(lines[1].contains("`oche check-kernel "), "{lines:?}");
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::qemu::{ConsoleLine, QemuMachine, Running, Wish};
 /// How long a boot may take; half a minute, mostly.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// The kernel's report of a network card that sends no more.
+const STUCK: &str = "NETDEV WATCHDOG";
+
 /// The guest's bell: a write there stops the machine.
 ///
 /// Source: QEMU documentation, "PVPANIC DEVICE".
@@ -113,6 +116,8 @@ fn report_of(
     let mut running = Running::start(machine, log)?;
     let (mut report, mut is_repeated) = (GuestReport::default(), false);
     let on_line = |_: &mut Running, line: &ConsoleLine| {
+        // A card that is stuck stays so until the transfer's time is up.
+        ensure!(!line.text.contains(STUCK), "{}; see {}", line.text.trim(), log.display());
         let Some(line) = guest_report::parse(&line.text) else { return Ok(Wish::GoOn) };
         match line {
             ReportLine::Begin(name) => step.detail(&format!("guest: {name}")),

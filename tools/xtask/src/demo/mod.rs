@@ -46,8 +46,7 @@ pub fn main(options: &DemoOptions) -> Result<()> {
     let has_native = options.has_native();
     let progress = Progress::new(5 + usize::from(has_native) + options.repeat as usize);
     let prepared = prepare(options, &progress)?;
-    let native =
-        if has_native { Some(measure_native(options, &prepared, &progress)?) } else { None };
+    let native = if has_native { measure_native(options, &prepared, &progress)? } else { None };
     let mut good = 0;
     for round in 1..=options.repeat {
         let title = if options.repeat == 1 {
@@ -71,19 +70,28 @@ pub fn main(options: &DemoOptions) -> Result<()> {
     Ok(())
 }
 
-/// Measures the transfers on the same machine without Oche.
+/// Measures the transfers on the same machine without Oche. Where that boot fails, by a defect of
+/// QEMU (docs/known-issues.md), the demo has no figures to compare with, and goes on without.
 fn measure_native(
     options: &DemoOptions,
     prepared: &Prepared,
     progress: &Progress,
-) -> Result<TransferCosts> {
+) -> Result<Option<TransferCosts>> {
     let step = progress.step("The guest's transfers natively, on an SMMUv3 with 4 KiB pages");
     let folder = options.output().join("native");
     let supplies = Supplies::make(&folder, options.sizes())?;
     let (machine, log) = (prepared.native_machine(options), folder.join("console.log"));
-    let costs = measured::measure(machine, &supplies, &TRANSFERS, &log, &step)?;
-    step.done(&format!("{} transfers", costs.len()));
-    Ok(costs)
+    match measured::measure(machine, &supplies, &TRANSFERS, &log, &step) {
+        Ok(costs) => {
+            step.done(&format!("{} transfers", costs.len()));
+            Ok(Some(costs))
+        }
+        Err(error) => {
+            step.line(&format!("not compared with native times: {error:#}"));
+            step.skipped();
+            Ok(None)
+        }
+    }
 }
 
 fn run_once(

@@ -3,7 +3,7 @@
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2, VTTBR_EL2};
 use alloc::vec::Vec;
 use oche_el2::failure::Failure;
-use oche_el2::firmware::fatal;
+use oche_el2::firmware::{self, fatal};
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{cache, cpu_setup, features, guest, smp};
@@ -196,6 +196,14 @@ impl Prepared {
         if self.machine.cpus_ignored != 0 {
             log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, MAX_CPUS);
         }
+        let (all, guest) = (self.machine.ram.total(), self.layout.guest.total());
+        log::info!(
+            "memory: Oche keeps {} MiB of {} MiB, the guest has {} MiB",
+            all.saturating_sub(guest) >> 20,
+            all >> 20,
+            guest >> 20
+        );
+        firmware::advise(firmware::PREFIX, |advice| advice.silent);
         let cpus = self.machine.affinities().len();
         log::info!("the guest starts: kernel {}, fdt {fdt}, {cpus} CPUs", self.layout.kernel);
     }

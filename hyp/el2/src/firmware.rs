@@ -9,10 +9,40 @@ use crate::failure::Failure;
 use crate::lock::Once;
 use crate::psci::{function, status};
 
+/// How each line begins that is no panic's.
+pub const PREFIX: &str = "oche: ";
+
 /// What boot does before the guest runs, instead of stopping the machine.
 static FALLBACK: Once<fn()> = Once::new();
 /// What is called before the fallback.
 static LAST_WORDS: Once<fn()> = Once::new();
+
+/// What a person should do where the machine does not go on, one line each; an empty text is no
+/// line.
+#[derive(Clone, Copy, Debug)]
+pub struct Advice {
+    /// How to find the cause.
+    pub report: &'static str,
+    /// How to use the machine again once it has stopped.
+    pub stopped: &'static str,
+    /// What to do if the guest prints nothing.
+    pub silent: &'static str,
+}
+
+static ADVICE: Once<Advice> = Once::new();
+
+/// Sets what [`fatal`] and a panic print behind the reason, and boot before the guest starts.
+pub fn set_advice(advice: Advice) {
+    ADVICE.set(advice);
+}
+
+/// Prints `line` of the advice, with `prefix` before it.
+pub fn advise(prefix: &str, line: fn(&Advice) -> &'static str) {
+    let text = ADVICE.get().map_or("", line);
+    if !text.is_empty() {
+        console::print(format_args!("{prefix}{text}\n"));
+    }
+}
 
 /// Sets `fallback` to be called where Oche cannot go on, by [`fatal`] or a panic. If it returns,
 /// the machine stops.
@@ -99,6 +129,8 @@ pub fn halt() -> ! {
 pub fn fatal(failure: Failure, reason: core::fmt::Arguments<'_>) -> ! {
     console::on_fatal();
     console::print(format_args!("oche: fatal: {reason} ({})\n", failure.code()));
+    advise(PREFIX, |advice| advice.report);
     fall_back();
+    advise(PREFIX, |advice| advice.stopped);
     power_off()
 }

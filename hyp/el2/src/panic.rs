@@ -135,11 +135,15 @@ fn stop(frame_pointer: u64) -> ! {
         // Writing to the console cannot fail.
         let _ = hook(&mut console::Writer);
     }
+    firmware::advise(PREFIX, |advice| advice.report);
     console::on_fatal();
     firmware::fall_back();
-    print(format_args!("oche: panic: stopped\n"));
     if let Some(action) = ACTION.get() {
+        print(format_args!("{PREFIX}stopped\n"));
         action();
+    } else {
+        firmware::advise(PREFIX, |advice| advice.stopped);
+        print(format_args!("{PREFIX}stopped\n"));
     }
     firmware::halt()
 }

@@ -14,6 +14,7 @@ use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bring_up::Step;
 use oche_boot::tree::Tree;
+use oche_el2::firmware::{self, Advice};
 use oche_el2::{apple, identity, mmio, panic};
 use oche_m1::aic::WINDOW;
 use oche_m1::dart_choice::DartChoice;
@@ -30,10 +31,19 @@ use oche_platform::recorder::IS_COMPILED_IN;
 oche_boot::entry!(main, "m1");
 oche_el2::handle_traps!(guest::M1Platform);
 
+/// What the owner of the Mac should do where Oche cannot go on.
+const ADVICE: Advice = Advice {
+    report: "photograph this screen: docs/troubleshooting.md explains the code, `oche decode-panic` a panic",
+    stopped: "hold the power button until the Mac is off, then start it again",
+    silent: "if nothing follows for a minute: photograph this screen, hold the power button, read docs/install.md",
+};
+
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
     mmio::take_pending();
+    firmware::set_advice(ADVICE);
     log::info!("Oche {} on m1", identity::own());
+    log::info!("it stays below the guest and serves DMA in pages of 4 KiB; it writes to no disk");
     let prepared = prepare::<M1Board>(fdt);
     apply_options(&prepared);
     let tree = prepared.machine.tree();

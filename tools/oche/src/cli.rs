@@ -2,17 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::inspect::command::InspectArguments;
 use crate::kernel_check::command::CheckKernelArguments;
 use crate::pack::command::PackArguments;
 use crate::probe::ProbeArguments;
 use crate::trace::command::TraceArguments;
+use crate::version;
 
 /// See what every device behind a DART may reach, since when, and by which code.
 #[derive(Debug, Parser)]
-#[command(name = "oche", version, propagate_version = true)]
+#[command(name = "oche", version = version::SHORT, propagate_version = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,8 +43,16 @@ pub fn parser() -> clap::Command {
 /// Parses the command line of this process and does what it asks for.
 #[must_use]
 pub fn main() -> ExitCode {
+    let command = match parser_with_long_version() {
+        Ok(parser) => {
+            Arguments::from_arg_matches(&parser.get_matches())
+                .unwrap_or_else(|error| error.exit())
+                .command
+        }
+        Err(error) => return failed(&error),
+    };
     let done = |()| ExitCode::SUCCESS;
-    let result = match Arguments::parse().command {
+    let result = match command {
         Command::Trace(arguments) => arguments.run(),
         Command::Pack(arguments) => arguments.run().map(done),
         Command::CheckKernel(arguments) => arguments.run(),
@@ -51,10 +61,22 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => {
-            crate::message!("oche: {error:#}");
-            // 1 means that a check found something.
-            ExitCode::from(2)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// The parser, with the images that this program carries in its version if it is asked for: they
+/// are expanded for that.
+fn parser_with_long_version() -> Result<clap::Command> {
+    let parser = parser();
+    Ok(match std::env::args_os().any(|argument| argument == "--version") {
+        true => parser.long_version(&*version::long()?.leak()),
+        false => parser,
+    })
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    crate::message!("oche: {error:#}");
+    // 1 means that a check found something.
+    ExitCode::from(2)
 }

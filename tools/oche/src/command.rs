@@ -191,6 +191,8 @@ fn keep_log(command: &Command, printed: &str, what: &str) -> Option<std::path::P
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
         .collect();
+    // Without a checkout there is no place of the project's own to keep it in.
+    workspace::checkout()?;
     let path = workspace::target().join("logs").join(format!("{name}.log"));
     let whole = format!("{command:?}\n\n{printed}");
     workspace::write_whole(Path::new(&path), whole.as_bytes()).ok().map(|()| path)

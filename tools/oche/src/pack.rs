@@ -17,6 +17,7 @@ use oche_boot::options::{BootOptions, retired};
 use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, ItemKind};
 use oche_qemu_virt::iommu_map::Choice;
 
+use crate::image_source::OcheElf;
 use crate::pack::kernel_image::KernelImage;
 use crate::workspace;
 
@@ -57,15 +58,14 @@ pub struct PackedImage {
 /// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the
 /// result cannot be written. Each error gives the remedy.
 pub fn pack(oche: &Path, guest: &GuestFiles, into: &Path) -> Result<PackedImage> {
-    let (image, guest_page_bytes) = image_of(oche, guest)?;
+    let elf = OcheElf::read(oche)?;
+    let (image, guest_page_bytes) = image_of(&elf, guest)?;
     workspace::write_whole(into, &image)?;
     Ok(PackedImage { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes })
 }
 
 /// The packed file's bytes, and the guest kernel's page size as in [`PackedImage`].
-fn image_of(oche: &Path, guest: &GuestFiles) -> Result<(Vec<u8>, u64)> {
-    let elf = fs::read(oche)
-        .with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
+fn image_of(oche: &OcheElf, guest: &GuestFiles) -> Result<(Vec<u8>, u64)> {
     let kernel = KernelImage::read(&guest.kernel)?;
     let initrd = match &guest.initrd {
         Some(path) => Some(
@@ -75,7 +75,7 @@ fn image_of(oche: &Path, guest: &GuestFiles) -> Result<(Vec<u8>, u64)> {
     };
     let options = options_text(&guest.options)?;
     let mut image =
-        flatten(&elf).with_context(|| format!("{} is not an image of Oche", oche.display()))?;
+        flatten(&oche.bytes).with_context(|| format!("{} is not an image of Oche", oche.origin))?;
     let mut items = vec![(ItemKind::Kernel, kernel.bytes())];
     items.extend(initrd.as_deref().map(|bytes| (ItemKind::Initrd, bytes)));
     items.push((ItemKind::Options, options.as_bytes()));

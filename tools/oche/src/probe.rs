@@ -13,12 +13,12 @@ use oche_m1_probe::reading;
 use oche_m1_probe::settings::Settings;
 
 use crate::destination::refuse_input;
+use crate::image_source::{OcheElf, oche_elf};
 use crate::output::to_standard_output;
 use crate::pack::command::{Outputs, compress, outputs};
 use crate::pack::kernel_image::KernelImage;
 use crate::pack::{append, flatten};
-use crate::progress::Progress;
-use crate::{el2, environment, workspace};
+use crate::workspace;
 
 mod answers;
 
@@ -55,6 +55,10 @@ pub struct ProbeArguments {
     /// Probe this board
     #[arg(long, value_enum, default_value_t = ProbeBoard::M1)]
     board: ProbeBoard,
+    /// Write this ELF file of the probe instead of the one in this program, or the one that its
+    /// checkout builds
+    #[arg(long, value_name = "ELF", conflicts_with = "decode")]
+    oche: Option<PathBuf>,
     /// Read a report back from this file, `-` for standard input: a log of the serial port, or the
     /// contents of the codes in any order
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
@@ -98,17 +102,12 @@ impl ProbeArguments {
     fn write(&self, output: &Path) -> Result<()> {
         let Outputs { plain, compressed } = outputs(output);
         for output in plain.iter().chain([&compressed]) {
-            refuse_input(output, self.then.as_deref())?;
+            refuse_input(output, self.then.as_deref().into_iter().chain(self.oche.as_deref()))?;
         }
         // Wrong input is reported before anything is built.
         let next = self.then.as_deref().map(u_boot).transpose()?;
-        let progress = Progress::new(1);
-        let step = progress.step("The probe for EL2");
-        let toolchain = environment::prepare(&[], &step)?;
-        let elf = el2::build_package(toolchain, self.board.package(), &[], &step)?;
-        step.done("");
+        let elf = oche_elf(self.board.package(), self.oche.as_deref(), "The probe for EL2")?;
         let settings = Settings { seconds: self.seconds, has_next: next.is_some() };
-        let elf = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
         let image = image_of(&elf, next.as_ref().map(KernelImage::bytes), settings)?;
         if let Some(plain) = &plain {
             workspace::write_whole(plain, &image)?;
@@ -146,10 +145,11 @@ impl ProbeArguments {
 /// # Errors
 ///
 /// The ELF file is no probe.
-fn image_of(elf: &[u8], next: Option<&[u8]>, settings: Settings) -> Result<Vec<u8>> {
-    let mut image = flatten(elf).context("the probe's file is not an image")?;
+fn image_of(elf: &OcheElf, next: Option<&[u8]>, settings: Settings) -> Result<Vec<u8>> {
+    let mut image =
+        flatten(&elf.bytes).with_context(|| format!("{} is not an image", elf.origin))?;
     if !settings.write_into(&mut image) {
-        bail!("the probe's file has no record of settings");
+        bail!("{} is not the probe: it has no record of settings", elf.origin);
     }
     let nothing = waiting_image();
     append(&mut image, &[(ItemKind::Kernel, next.unwrap_or(&nothing))])?;

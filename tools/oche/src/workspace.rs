@@ -5,17 +5,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The checkout's top folder.
+/// The checkout that this program was compiled in; nothing in a release, which needs none.
+const COMPILED_IN: &str = env!("OCHE_CHECKOUT");
+
+/// The checkout's top folder, if there is one.
 ///
 /// At run time cargo names the folder of the package it runs; a binary that is started by hand
 /// falls back to the checkout it was compiled in.
 #[must_use]
-pub fn root() -> PathBuf {
-    let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));
+pub fn checkout() -> Option<PathBuf> {
+    let compiled = || top_above(&fs::canonicalize(COMPILED_IN).ok()?);
     std::env::var_os("CARGO_MANIFEST_DIR")
         .and_then(|package| top_above(Path::new(&package)))
-        .or_else(|| top_above(compiled))
-        .unwrap_or_else(|| compiled.to_owned())
+        .or_else(compiled)
+}
+
+/// The same, for commands that are of use in a checkout only; without one, the current folder.
+#[must_use]
+pub fn root() -> PathBuf {
+    checkout().unwrap_or_default()
 }
 
 /// The checkout that `package`, a folder in it, belongs to.

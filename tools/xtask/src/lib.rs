@@ -6,6 +6,7 @@ pub mod cli;
 #[cfg(test)]
 mod contract;
 pub mod demo;
+mod dist;
 mod document_commands;
 #[cfg(test)]
 mod documents;

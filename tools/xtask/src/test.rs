@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use crate::runner::{self, StepVerdict};
 
 pub(crate) mod boot_file;
+mod carried;
 mod document_commands;
 pub(crate) mod drivers;
 mod fault;

@@ -8,12 +8,11 @@ use clap::{Args, ValueEnum};
 
 use super::{GuestFiles, image_of};
 use crate::destination::refuse_input;
-use crate::el2;
+use crate::image_source::oche_elf;
 use crate::inspect::image;
 use crate::kernel_check::warnings;
 use crate::output::to_standard_output;
-use crate::progress::Progress;
-use crate::{environment, workspace};
+use crate::workspace;
 
 /// Pack Oche, a kernel, an initrd and options into one arm64 Image.
 #[derive(Debug, Args)]
@@ -39,7 +38,7 @@ pub struct PackArguments {
     /// Pack for this board
     #[arg(long, value_enum, default_value_t = PackBoard::M1)]
     board: PackBoard,
-    /// Pack this ELF file of Oche; without it, Oche is built
+    /// Pack this ELF file of Oche instead of the one in this program, or the one that its checkout builds
     #[arg(long)]
     oche: Option<PathBuf>,
     /// Write the image to this file
@@ -101,14 +100,11 @@ impl PackArguments {
                 crate::message!("oche: warning: {line}");
             }
         }
-        let oche = match &self.oche {
-            Some(path) => path.clone(),
-            None => self.build()?,
-        };
+        let oche = oche_elf(self.board.package(), self.oche.as_deref(), "Oche for EL2")?;
         let (image, _) = image_of(&oche, &guest)?;
         let contents = image::contents(image.clone())?;
         if contents.board != self.board.name() {
-            bail!("{} is for {}, not for {}", oche.display(), contents.board, self.board.name());
+            bail!("{} is for {}, not for {}", oche.origin, contents.board, self.board.name());
         }
         if let Some(plain) = &plain {
             workspace::write_whole(plain, &image)?;
@@ -117,15 +113,6 @@ impl PackArguments {
         let names: Vec<String> =
             plain.iter().chain([&compressed]).map(|path| path.display().to_string()).collect();
         to_standard_output(|out| writeln!(out, "{contents}wrote    {}", names.join(" and ")))
-    }
-
-    fn build(&self) -> Result<PathBuf> {
-        let progress = Progress::new(1);
-        let step = progress.step("Oche for EL2");
-        let toolchain = environment::prepare(&[], &step)?;
-        let oche = el2::build_package(toolchain, self.board.package(), &[], &step)?;
-        step.done("");
-        Ok(oche)
     }
 }
 

@@ -11,7 +11,8 @@ use oche::{command, workspace};
 
 use super::boot_file::{self, Sources};
 use super::{
-    document_commands, fault, kernels, m1, mac_trees, mistakes, port, probe, reset, views, watch,
+    carried, document_commands, fault, kernels, m1, mac_trees, mistakes, port, probe, reset, views,
+    watch,
     wrong_input,
 };
 use crate::guest::kernel::KernelChoice;
@@ -47,6 +48,7 @@ pub(super) type Work = fn(&Step, &mut StepCounts) -> Result<String>;
 pub(super) const STEPS: &[(&str, Work)] = &[
     ("Form, lints and documentation", lints),
     ("Oche for EL2", build_for_el2),
+    ("Oche with its images inside, alone", |step, _| carried::run(toolchain(step)?, step)),
     ("Host tests of every module", host_tests),
     ("Engine against reference", differential),
     ("Wrong input", |step, _| wrong_input::run(step)),

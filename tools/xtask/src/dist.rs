@@ -1,0 +1,3 @@
+//! `cargo xtask dist`: the archives of a release.
+
+pub(crate) mod images;

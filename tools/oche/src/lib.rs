@@ -22,6 +22,7 @@ pub mod environment;
 pub mod image_source;
 pub mod inspect;
 pub mod kernel_check;
+pub mod linked_image;
 pub mod needs;
 pub mod output;
 pub mod pack;

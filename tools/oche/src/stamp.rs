@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use oche_types::identity::{self, BuildId, NO_COMMIT};
 use sha2::{Digest, Sha256};
 
-use crate::pack::flatten;
+use crate::linked_image::flatten;
 
 /// Names the commit where there is no git to ask, as for a build from a source archive.
 const COMMIT_VARIABLE: &str = "OCHE_COMMIT";

@@ -38,7 +38,8 @@ pub struct PackArguments {
     /// Pack for this board
     #[arg(long, value_enum, default_value_t = PackBoard::M1)]
     board: PackBoard,
-    /// Pack this ELF file of Oche instead of the one in this program, or the one that its checkout builds
+    /// Pack this ELF file of Oche instead of the one in this program, or the one that its checkout
+    /// builds
     #[arg(long)]
     oche: Option<PathBuf>,
     /// Write the image to this file

@@ -12,8 +12,7 @@ use oche::{command, workspace};
 use super::boot_file::{self, Sources};
 use super::{
     carried, document_commands, fault, kernels, m1, mac_trees, mistakes, port, probe, reset, views,
-    watch,
-    wrong_input,
+    watch, wrong_input,
 };
 use crate::guest::kernel::KernelChoice;
 use crate::m1::device_tree::KernelSource;

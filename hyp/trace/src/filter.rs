@@ -133,7 +133,7 @@ macro_rules! questions {
 
         /// The IOVAs that `event` is about, in bytes: the first one and how many; `None` where it
         /// is about none.
-        fn iova_of(event: &Event) -> Option<(u64, u64)> {
+        pub fn iova_of(event: &Event) -> Option<(u64, u64)> {
             match *event {
                 $(Event::$kind { $($field),* } => {
                     let _ = ($($field,)*);

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::trace::TraceFile;
+use oche::trace::filter::EventFilter;
 use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::{command, workspace};
@@ -47,7 +48,14 @@ pub fn main(options: &PicturesOptions) -> Result<()> {
     let page = scratch.join("report.html");
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let session = trace.sessions.len().checked_sub(1).context("the trace is empty")?;
-    write_report(&trace, session, &name, &Symbols::default(), &mut File::create(&page)?)?;
+    write_report(
+        &trace,
+        session,
+        &name,
+        &EventFilter::default(),
+        &Symbols::default(),
+        &mut File::create(&page)?,
+    )?;
     shoot(&page, REPORT, &options.folder.join("report.png"), &scratch)?;
     step.done(&options.folder.join("report.png").display().to_string());
     Ok(())

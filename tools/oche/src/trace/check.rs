@@ -16,7 +16,7 @@ use neighbours::Neighbours;
 use recent::Recent;
 use resets::Resets;
 
-pub use finding::{CheckReport, Detector, Finding};
+pub use finding::{CheckOptions, CheckReport, Detector, Finding};
 
 mod accesses;
 mod finding;
@@ -29,9 +29,9 @@ mod resets;
 pub fn check<S: ByteSource>(
     trace: &TraceFile<S>,
     symbols: &Symbols,
-    reports_hints: bool,
+    options: &CheckOptions,
 ) -> Vec<CheckReport> {
-    let mut all = All { trace, symbols, reports_hints, checker: None, reports: Vec::new() };
+    let mut all = All { trace, symbols, options, checker: None, reports: Vec::new() };
     trace.events().show(&mut all);
     all.reports.extend(all.checker.map(Checker::finish));
     all.reports
@@ -41,7 +41,7 @@ pub fn check<S: ByteSource>(
 struct All<'a, S> {
     trace: &'a TraceFile<S>,
     symbols: &'a Symbols,
-    reports_hints: bool,
+    options: &'a CheckOptions,
     checker: Option<Checker<'a>>,
     reports: Vec<CheckReport>,
 }
@@ -58,8 +58,7 @@ impl<S: ByteSource> Visitor for All<'_, S> {
         match (item, &mut self.checker) {
             (TraceItem::Session(index), _) => {
                 let session = self.trace.sessions.get(index);
-                let next =
-                    session.map(|session| Checker::new(session, self.symbols, self.reports_hints));
+                let next = session.map(|session| Checker::new(session, self.symbols, self.options));
                 self.reports
                     .extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
             }
@@ -98,10 +97,10 @@ pub struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     /// A checker at the session's start.
-    pub fn new(session: &'a Session, symbols: &'a Symbols, reports_hints: bool) -> Self {
+    pub fn new(session: &'a Session, symbols: &'a Symbols, options: &'a CheckOptions) -> Self {
         Self {
             lifetimes: Lifetimes::default(),
-            reporter: Reporter::new(&session.description, symbols, reports_hints),
+            reporter: Reporter::new(&session.description, symbols, options),
             recent: Recent::new(),
             flushes: Flushes::default(),
             neighbours: Neighbours::default(),

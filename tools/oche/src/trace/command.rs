@@ -8,24 +8,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use oche_types::event::Kind;
 
 use super::control::FilterArguments;
+use super::filter::KindSet;
+use super::filter::options::EventOptions;
 use super::live::LiveArguments;
 use super::output::{write_json, write_text};
 use super::recorder::{FileRecorder, Recording, record_previous};
-use super::summary::{summarize, write_summary};
+use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::SymbolOptions;
 use crate::destination::{refuse_input, refuse_pipe};
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
 use files::open;
-use filter::FilterOptions;
 
 mod answers;
 mod exports;
 mod files;
-mod filter;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -68,6 +69,7 @@ Examples:
   oche trace text boot.oche | grep ' map:'          every page that became reachable
   oche trace text boot.oche --kind io_page_fault    every access that was refused
   oche trace text boot.oche --device 00:01.0        all about one device
+  oche trace text boot.oche --from 12.5 --to 12.6   a tenth of a second
   oche trace text boot.oche --json | jq .iova       for scripts
 
 Each line: CPU, seconds since Oche's start, event, its fields, then dart, stream, device, pc (the guest's
@@ -80,7 +82,7 @@ struct TextArguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    filter: FilterOptions,
+    events: EventOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
 }
@@ -92,6 +94,10 @@ struct StatsArguments {
     /// Print JSON: a list with an object for each boot of Oche in the trace
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    events: EventOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
 }
 
 #[derive(Debug, Args)]
@@ -145,22 +151,35 @@ impl TraceArguments {
 impl TextArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
-        let filter = self.filter.filter(&trace)?;
         let symbols = self.symbols.load()?;
+        let filter = self.events.filter(&trace, &symbols, Some(Kind::Access))?;
+        let mut left_out = 0;
         to_standard_output(|out| {
-            if self.json {
-                write_json(&trace, &filter, &symbols, out)
+            left_out = if self.json {
+                write_json(&trace, &filter, &symbols, out)?
             } else {
-                write_text(&trace, &filter, &symbols, out)
-            }
-        })
+                write_text(&trace, &filter, &symbols, out)?
+            };
+            Ok(())
+        })?;
+        if left_out > 0 {
+            crate::message!(
+                "oche: trapped accesses left out: {left_out}; --all or --kind +access shows them"
+            );
+        }
+        Ok(())
     }
 }
 
 impl StatsArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
-        let summaries = summarize(&trace);
+        let symbols = self.symbols.load()?;
+        let filter = self.events.filter(&trace, &symbols, None)?;
+        let summaries = match filter.is_any() && filter.kinds == KindSet::ALL {
+            true => summarize(&trace),
+            false => summarize_chosen(&trace, &filter, &symbols),
+        };
         to_standard_output(|out| {
             if self.json {
                 serde_json::to_writer_pretty(&mut *out, &summaries)?;

@@ -8,18 +8,20 @@ use std::io::sink;
 
 use oche_trace::record::RECORD_BYTES;
 use oche_types::dart::entry::Permission;
+use oche_types::event::Kind;
 
-use super::check::check;
+use super::check::{CheckOptions, check};
+use super::filter::{CallerChoice, EventFilter, KindSet, StreamChoice};
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
 use super::leaks::{leaks, write_leaks};
-use super::made::{Made, at};
-use super::maps::{Whom, maps, write_maps};
-use super::output::{OutputFilter, write_json, write_text};
+use super::made::{FLUSHER, Made, at};
+use super::maps::{maps, write_maps};
+use super::output::{write_json, write_text};
 use super::pcapng::write_pcapng;
 use super::perfetto::write_perfetto;
 use super::reader::TraceFile;
 use super::report::write_report;
-use super::summary::{summarize, write_summary};
+use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::Symbols;
 use super::why::{Question, why, write_answer};
 
@@ -92,28 +94,60 @@ fn wild_records(bytes: &mut [u8], records_at: usize, numbers: &mut Numbers) {
     head[0x18..0x20].copy_from_slice(&header.checksum.to_le_bytes());
 }
 
+/// Everything, or a part of it that the trace may have.
+fn any_filter(numbers: &mut Numbers) -> EventFilter {
+    let mut filter = EventFilter::default();
+    if numbers.below(2) == 0 {
+        return filter;
+    }
+    let any = numbers.next();
+    let has = |bit: u32| any >> bit & 1 != 0;
+    if has(0) {
+        filter.whom.device = Some("nvme".into());
+    }
+    if has(1) {
+        filter.whom.streams = vec![StreamChoice { dart: Some(0), stream: None }];
+    }
+    if has(2) {
+        let first = numbers.next() >> numbers.below(64);
+        filter.iova = Some(first..=first.saturating_add(numbers.next() >> numbers.below(64)));
+    }
+    filter.cpu = Some(numbers.below(3) as u8).filter(|_| has(3));
+    filter.from_ns = Some(numbers.next() >> numbers.below(64)).filter(|_| has(4));
+    filter.until_ns = Some(numbers.next() >> numbers.below(64)).filter(|_| has(5));
+    filter.caller = Some(CallerChoice::Address(FLUSHER)).filter(|_| has(6));
+    filter.kinds = if has(7) { KindSet::ALL.without(Kind::Register) } else { KindSet::ALL };
+    filter
+}
+
 /// One of the views, by `choice`; each costs more than reading does.
 fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
     let symbols = Symbols::default();
     let at_ns =
         if numbers.below(2) == 0 { None } else { Some(numbers.next() >> numbers.below(64)) };
+    let filter = any_filter(numbers);
     let done = match choice {
-        0 => write_text(trace, &OutputFilter::default(), &symbols, &mut sink()),
-        1 => write_json(trace, &OutputFilter::default(), &symbols, &mut sink()),
-        2 => summarize(trace).iter().try_for_each(|summary| write_summary(summary, &mut sink())),
+        0 => write_text(trace, &filter, &symbols, &mut sink()).map(drop),
+        1 => write_json(trace, &filter, &symbols, &mut sink()).map(drop),
+        2 => summarize(trace)
+            .iter()
+            .chain(&summarize_chosen(trace, &filter, &symbols))
+            .try_for_each(|summary| write_summary(summary, &mut sink())),
         3 => {
             let iova =
                 [0x10_0040, 0x10_1000, numbers.next() >> numbers.below(64)][numbers.below(3)];
-            let question = Question { iova, whom: Whom::default(), at_ns };
+            let EventFilter { whom, from_ns, until_ns, .. } = filter;
+            let question = Question { iova, whom, at_ns, from_ns, until_ns };
             write_answer(&why(trace, 0, &question, &symbols), &mut sink())
         }
-        4 => write_maps(&maps(trace, 0, at_ns, &Whom::default(), &symbols), &mut sink()),
-        5 => write_leaks(&leaks(trace, 0, &Whom::default(), &symbols), &mut sink()),
-        6 => write_perfetto(trace, 0, &symbols, &mut sink()),
-        7 => write_pcapng(trace, 0, &OutputFilter::default(), &symbols, &mut sink()),
-        8 => write_report(trace, 0, "t", &symbols, &mut sink()),
+        4 => write_maps(&maps(trace, 0, at_ns, &filter, &symbols), &mut sink()),
+        5 => write_leaks(&leaks(trace, 0, &filter, &symbols), &mut sink()),
+        6 => write_perfetto(trace, 0, &filter, &symbols, &mut sink()),
+        7 => write_pcapng(trace, 0, &filter, &symbols, &mut sink()),
+        8 => write_report(trace, 0, "t", &filter, &symbols, &mut sink()),
         _ => {
-            check(trace, &symbols, true);
+            let options = CheckOptions { reports_hints: true, filter, ..CheckOptions::default() };
+            check(trace, &symbols, &options);
             Ok(())
         }
     };

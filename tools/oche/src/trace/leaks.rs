@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use super::callers::by_caller;
 use super::description::TraceDescription;
+use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
-use super::maps::{BufferRow, Whom, buffers, permission_letters, row, write_rows};
+use super::maps::{BufferRow, buffers, permission_letters, row, write_rows};
 use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::Symbols;
 use super::words::{many, nanoseconds_between, size, span};
@@ -154,11 +155,12 @@ impl Followed {
     }
 }
 
-/// The mappings at the end of `session`.
+/// The mappings at the end of `session`. Of these, `filter` chooses which are listed; what the
+/// others of their kind did counts all the same.
 pub fn leaks<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
-    whom: &Whom,
+    filter: &EventFilter,
     symbols: &Symbols,
 ) -> Leaks {
     let Some(description) = trace.sessions.get(session).map(|session| &session.description) else {
@@ -168,7 +170,8 @@ pub fn leaks<S: ByteSource>(
     let followed = Followed::follow(trace, session, clock, symbols);
     let end_ns = clock.nanoseconds(followed.last);
     let mut mappings = followed.lifetimes.sorted();
-    mappings.retain(|mapping| whom.admits(mapping.owner, description));
+    let mut chooser = Chooser::new(filter, description, symbols);
+    mappings.retain(|mapping| chooser.admits_mapping(mapping));
     let pages = mappings.len() as u64;
     let mut leaks = Leaks { end_ns, pages, missing: followed.missing, ..Leaks::default() };
     let mut groups: Vec<(KindKey, Group)> = Vec::new();

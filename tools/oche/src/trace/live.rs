@@ -13,6 +13,8 @@ use screen::View;
 use source::LiveSource;
 use state::State;
 
+use super::filter::EventFilter;
+use super::filter::options::{IovaOptions, WhomOptions};
 use super::symbols::{SymbolOptions, Symbols};
 
 mod picture;
@@ -40,6 +42,10 @@ pub struct LiveArguments {
     file: PathBuf,
     #[command(flatten)]
     symbols: SymbolOptions,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    iova: IovaOptions,
 }
 
 impl LiveArguments {
@@ -57,6 +63,8 @@ impl LiveArguments {
         let symbols = self.symbols.load()?;
         let mut live = Live::new(&self.file)?;
         live.state.know(&symbols);
+        let (whom, iova) = (self.whom.unchecked(), self.iova.range());
+        live.choose(EventFilter { whom, iova, ..EventFilter::default() });
         let mut terminal = ratatui::try_init().context("taking over the terminal")?;
         let result = live.run(&mut terminal, &symbols);
         ratatui::restore();
@@ -94,6 +102,14 @@ impl Live {
             answered_at: Instant::now(),
             newest: (0, Instant::now()),
         })
+    }
+
+    /// Has only what `filter` chooses shown, and the screen say so.
+    fn choose(&mut self, filter: EventFilter) {
+        if let Some(words) = filter.words() {
+            self.view.source = format!("{} (only {words})", self.view.source);
+        }
+        self.state.choose(filter);
     }
 
     fn run(&mut self, terminal: &mut ratatui::DefaultTerminal, symbols: &Symbols) -> Result<()> {

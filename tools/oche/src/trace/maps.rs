@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::callers::by_caller;
 use super::description::TraceDescription;
+use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::Symbols;
@@ -94,41 +95,14 @@ pub fn buffers(mappings: &[Mapping]) -> Vec<MappedBuffer> {
     buffers
 }
 
-/// Whom to ask about.
-#[derive(Clone, Debug, Default)]
-pub struct Whom {
-    /// Only this DART.
-    pub dart: Option<u8>,
-    /// Only this stream.
-    pub stream: Option<u8>,
-    /// Only devices whose name contains this.
-    pub device: Option<String>,
-}
-
-impl Whom {
-    /// Whether no device is left out.
-    pub fn is_any(&self) -> bool {
-        self.dart.is_none() && self.stream.is_none() && self.device.is_none()
-    }
-
-    /// Whether `place` is meant.
-    pub fn admits(&self, place: StreamPlace, description: &TraceDescription) -> bool {
-        self.dart.is_none_or(|dart| usize::from(dart) == place.dart())
-            && self.stream.is_none_or(|stream| usize::from(stream) == place.stream())
-            && self
-                .device
-                .as_ref()
-                .is_none_or(|wanted| description.name_of(place).contains(wanted.as_str()))
-    }
-}
-
 /// The mappings in `session` at `at_ns` nanoseconds since Oche's start; at the end where there
-/// is none.
+/// is none. Of these, `filter` chooses
+/// which are listed.
 pub fn maps<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     at_ns: Option<u64>,
-    whom: &Whom,
+    filter: &EventFilter,
     symbols: &Symbols,
 ) -> Maps {
     let Some(description) = trace.sessions.get(session).map(|session| &session.description) else {
@@ -153,7 +127,8 @@ pub fn maps<S: ByteSource>(
     }
     let at_ns = at_ns.unwrap_or(clock.nanoseconds(last));
     let mut mappings = lifetimes.sorted();
-    mappings.retain(|mapping| whom.admits(mapping.owner, description));
+    let mut chooser = Chooser::new(filter, description, symbols);
+    mappings.retain(|mapping| chooser.admits_mapping(mapping));
     let mut devices: Vec<DeviceMaps> = Vec::new();
     let mut owner = None;
     for buffer in buffers(&mappings) {

@@ -12,6 +12,7 @@ pub mod check;
 pub mod command;
 pub mod control;
 pub mod description;
+pub mod filter;
 pub mod format;
 pub mod leaks;
 pub mod lifetime;

@@ -9,65 +9,37 @@ use oche_types::event::Kind;
 use serde_json::{Value, json};
 
 use super::description::{TraceDescription, plain};
+use super::filter::{Chooser, EventFilter};
 use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::{NameCache, Symbols};
 use super::values::{WithValues, number};
 
-/// Which records are shown. What is not asked for is not looked at.
-#[derive(Clone, Debug, Default)]
-pub struct OutputFilter {
-    /// Only these kinds, if there are any.
-    pub kinds: Vec<Kind>,
-    /// Only this DART.
-    pub dart: Option<u8>,
-    /// Only this stream.
-    pub stream: Option<u8>,
-    /// Only this CPU.
-    pub cpu: Option<u8>,
-    /// Only devices whose name contains this.
-    pub device: Option<String>,
-}
-
-impl OutputFilter {
-    /// Whether `record` is to be shown.
-    pub fn admits(&self, record: &Record, description: &TraceDescription) -> bool {
-        (self.kinds.is_empty() || record.kind().is_some_and(|kind| self.kinds.contains(&kind)))
-            && self
-                .dart
-                .is_none_or(|dart| record.dart().is_some_and(|of| of.index() == usize::from(dart)))
-            && self.stream.is_none_or(|stream| {
-                record.stream().is_some_and(|of| of.index() == usize::from(stream))
-            })
-            && self.cpu.is_none_or(|cpu| record.cpu() == cpu)
-            && self.device.as_ref().is_none_or(|wanted| {
-                description.device_of(record).is_some_and(|name| name.contains(wanted.as_str()))
-            })
-    }
-}
-
-/// Writes `trace` as text, a line an event.
+/// Writes `trace` as text, a line an event. Returns how many trapped accesses were left out
+/// by default and not by choice.
 ///
 /// # Errors
 ///
 /// Those of `out`.
 pub fn write_text<S: ByteSource>(
     trace: &TraceFile<S>,
-    filter: &OutputFilter,
+    filter: &EventFilter,
     symbols: &Symbols,
     out: &mut impl Write,
-) -> io::Result<()> {
-    let mut description = None;
+) -> io::Result<u64> {
+    let (mut description, mut chooser, mut left_out) = (None, None::<Chooser<'_>>, 0);
     let mut names = NameCache::new(symbols);
     for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
             (TraceItem::Session(index), _) => {
+                left_out += chooser.map_or(0, |chooser| chooser.accesses_left_out);
                 description = trace.sessions.get(index).map(|session| &session.description);
+                chooser = description.map(|description| Chooser::new(filter, description, symbols));
                 if let Some(description) = description {
                     write_heading(description, out)?;
                 }
             }
             (TraceItem::Record(record), Some(description))
-                if filter.admits(&record, description) =>
+                if chooser.as_mut().is_some_and(|chooser| chooser.admits(&record, &value)) =>
             {
                 let line = Line::of(&record, description.clock(), description.device_of(&record));
                 out.write_all(line.as_bytes())?;
@@ -83,6 +55,8 @@ pub fn write_text<S: ByteSource>(
                 out.write_all(b"\n")?;
             }
             (TraceItem::Record(_), _) => {}
+            (TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. }, _)
+                if chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) => {}
             // As ftrace writes it.
             (TraceItem::Lost { cpu, records }, _) => {
                 writeln!(out, "CPU:{cpu} [LOST {records} EVENTS]")?
@@ -92,7 +66,7 @@ pub fn write_text<S: ByteSource>(
             }
         }
     }
-    Ok(())
+    Ok(left_out + chooser.map_or(0, |chooser| chooser.accesses_left_out))
 }
 
 /// Return addresses for people, innermost first: `name+0x10<name+0x20`.
@@ -131,31 +105,33 @@ fn write_heading(description: &TraceDescription, out: &mut impl Write) -> io::Re
 }
 
 /// Writes `trace` as JSON, an object a line: `{"type":"event",...}`, `{"type":"lost",...}`,
-/// `{"type":"session",...}`.
+/// `{"type":"session",...}`. Returns what [`write_text`] returns.
 ///
 /// # Errors
 ///
 /// Those of `out`.
 pub fn write_json<S: ByteSource>(
     trace: &TraceFile<S>,
-    filter: &OutputFilter,
+    filter: &EventFilter,
     symbols: &Symbols,
     out: &mut impl Write,
-) -> io::Result<()> {
-    let mut description = None;
+) -> io::Result<u64> {
+    let (mut description, mut chooser, mut left_out) = (None, None::<Chooser<'_>>, 0);
     let mut names = NameCache::new(symbols);
     let mut object = Object(Vec::new());
     for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
             (TraceItem::Session(index), _) => {
+                left_out += chooser.map_or(0, |chooser| chooser.accesses_left_out);
                 description = trace.sessions.get(index).map(|session| &session.description);
+                chooser = description.map(|description| Chooser::new(filter, description, symbols));
                 if let Some(description) = description {
                     serde_json::to_writer(&mut *out, &session_value(description))?;
                     out.write_all(b"\n")?;
                 }
             }
             (TraceItem::Record(record), Some(description))
-                if filter.admits(&record, description) =>
+                if chooser.as_mut().is_some_and(|chooser| chooser.admits(&record, &value)) =>
             {
                 object.begin("event");
                 object.number("time_ns", description.clock().nanoseconds(record.time()));
@@ -174,13 +150,15 @@ pub fn write_json<S: ByteSource>(
                 object.end(out)?;
             }
             (TraceItem::Record(_), _) => {}
+            (TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. }, _)
+                if chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) => {}
             (TraceItem::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
             (TraceItem::Unreadable { cpu, records }, _) => {
                 object.gap("unreadable", cpu, records, out)?
             }
         }
     }
-    Ok(())
+    Ok(left_out + chooser.map_or(0, |chooser| chooser.accesses_left_out))
 }
 
 /// A session's description, as JSON.

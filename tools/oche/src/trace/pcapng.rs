@@ -22,8 +22,8 @@ use pcap_file::{DataLink, PcapError};
 use rustc_hash::FxHashMap;
 
 use super::description::{TraceDescription, plain};
+use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, MappingChange, StreamPlace};
-use super::output::OutputFilter;
 use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::{NameCache, Symbols};
 
@@ -52,7 +52,7 @@ pub enum PacketItem {
 pub fn write_pcapng<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
-    filter: &OutputFilter,
+    filter: &EventFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -60,6 +60,7 @@ pub fn write_pcapng<S: ByteSource>(
     let clock = of.description.clock();
     let mut packets = Packets {
         description: &of.description,
+        chooser: Chooser::new(filter, &of.description, symbols),
         clock,
         start: Duration::from_nanos(
             super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0),
@@ -75,11 +76,13 @@ pub fn write_pcapng<S: ByteSource>(
     };
     for item in trace.events_of(session) {
         match item {
-            TraceItem::Record(record) => packets.record(&record, filter)?,
-            TraceItem::Lost { records, .. } | TraceItem::Unreadable { records, .. } => {
+            TraceItem::Record(record) => packets.record(&record)?,
+            TraceItem::Lost { cpu, records } | TraceItem::Unreadable { cpu, records }
+                if packets.chooser.has_cpu(cpu) =>
+            {
                 packets.lost = packets.lost.saturating_add(records);
             }
-            TraceItem::Session(_) => {}
+            _ => {}
         }
     }
     packets.finish()
@@ -87,6 +90,7 @@ pub fn write_pcapng<S: ByteSource>(
 
 struct Packets<'a, W: Write> {
     description: &'a TraceDescription,
+    chooser: Chooser<'a>,
     clock: Clock,
     /// Wall-clock time of Oche's start; 0 where it is not known.
     start: Duration,
@@ -111,7 +115,7 @@ struct Pending {
 }
 
 impl<W: Write> Packets<'_, W> {
-    fn record(&mut self, record: &Record, filter: &OutputFilter) -> io::Result<()> {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
         if record.kind() == Some(Kind::Data) {
             return self.data(record);
         }
@@ -120,12 +124,12 @@ impl<W: Write> Packets<'_, W> {
             self.snapshot(pending)?;
         }
         let change = self.lifetimes.apply(record);
-        if !filter.admits(record, self.description) {
-            return Ok(());
-        }
         if let Some(wanted) = bytes_behind(record) {
             let pending = Pending { record: *record, bytes: Vec::new(), wanted };
             self.snapshots.insert(record.cpu(), pending);
+            return Ok(());
+        }
+        if !self.chooser.admits(record, &[]) {
             return Ok(());
         }
         let mut packet = self.begin(record);
@@ -168,6 +172,9 @@ impl<W: Write> Packets<'_, W> {
 
     fn snapshot(&mut self, mut pending: Pending) -> io::Result<()> {
         pending.bytes.truncate(pending.wanted);
+        if !self.chooser.admits(&pending.record, &pending.bytes) {
+            return Ok(());
+        }
         let mut packet = self.begin(&pending.record);
         item(&mut packet, PacketItem::Payload, &pending.bytes);
         let original = packet.len() + pending.wanted - pending.bytes.len();

@@ -10,8 +10,10 @@ use std::io::{self, Write};
 
 use oche_trace::record::Record;
 use oche_types::addr::PAGE_BYTES;
+use oche_types::event::Event;
 
 use super::callers::by_caller;
+use super::filter::EventFilter;
 use super::lifetime::{Mapping, MappingChange, StreamPlace};
 use super::maps::{MappedBuffer, permission_letters};
 use super::reader::{ByteSource, Session, TraceFile, TraceItem};
@@ -29,7 +31,8 @@ mod schema;
 mod tracks;
 mod writer;
 
-/// Writes `session` of `trace` as a Perfetto trace.
+/// Writes `session` of `trace` as a Perfetto trace: the buffers, incidents and flushes that
+/// `filter` chooses, and the counters of its devices in its time.
 ///
 /// # Errors
 ///
@@ -37,15 +40,18 @@ mod writer;
 pub fn write_perfetto<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
+    filter: &EventFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
-    let mut writer = Writer::new(of, symbols, out);
+    let mut writer = Writer::new(of, filter, symbols, out);
     writer.begin(of)?;
     for item in by_caller(trace.events_of(session), symbols) {
         match item {
             TraceItem::Record(record) => writer.record(&record)?,
+            TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. }
+                if !writer.chooser.has_cpu(cpu) => {}
             TraceItem::Lost { cpu, records } => writer.missing("lost", cpu, records)?,
             TraceItem::Unreadable { cpu, records } => writer.missing("unreadable", cpu, records)?,
             TraceItem::Session(_) => {}
@@ -70,7 +76,9 @@ impl<W: Write> Writer<'_, W> {
             ..TracePacket::default()
         })?;
         for dart in &session.description.darts {
-            self.dart_track(dart.dart.index())?;
+            if self.chooser.has_dart(dart.dart.index()) {
+                self.dart_track(dart.dart.index())?;
+            }
         }
         Ok(())
     }
@@ -84,11 +92,15 @@ impl<W: Write> Writer<'_, W> {
             self.happening(&happening)?;
         }
         match change {
-            MappingChange::Mapped { mapping, .. } => self.count(&mapping, true)?,
+            MappingChange::Mapped { mapping, .. } => self.count(&mapping, true, record.time())?,
             MappingChange::Unmapped { mapping: Some(mapping), .. } => {
-                self.count(&mapping, false)?
+                self.count(&mapping, false, record.time())?
             }
-            _ => self.other(&event, record)?,
+            // The end of a flush belongs to its begin.
+            _ if matches!(event, Event::FlushDone { .. }) || self.chooser.admits(record, &[]) => {
+                self.other(&event, record)?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -114,6 +126,9 @@ impl<W: Write> Writer<'_, W> {
     fn happening(&mut self, happening: &Happening) -> io::Result<()> {
         match *happening {
             Happening::Began { lane, buffer } => {
+                if !self.chooser.admits_buffer(&buffer.first, buffer.pages) {
+                    return Ok(());
+                }
                 let row = self.take_row(buffer.first.owner, lane);
                 let track = self.row_track(buffer.first.owner, row)?;
                 let event = self.slice(track, &buffer);
@@ -170,7 +185,8 @@ impl<W: Write> Writer<'_, W> {
         ])
     }
 
-    fn count(&mut self, mapping: &Mapping, is_more: bool) -> io::Result<()> {
+    /// Counts `mapping` as mapped, or no more mapped, at `time` in ticks.
+    fn count(&mut self, mapping: &Mapping, is_more: bool, time: u64) -> io::Result<()> {
         let place = mapping.owner.index();
         let kind = 1 + placement_index(mapping.placement);
         let Some(counts) = self.mapped.get_mut(place) else { return Ok(()) };
@@ -180,6 +196,10 @@ impl<W: Write> Writer<'_, W> {
             *count = if is_more { *count + page } else { count.saturating_sub(page) };
         }
         let values = *counts;
+        let is_shown = self.chooser.has_place(mapping.owner) && self.chooser.is_in_time(time);
+        if !is_shown {
+            return Ok(());
+        }
         self.stream_track(mapping.owner)?;
         self.counter(track(TrackKind::MappedBytes, place, 0), values[0] as i64)?;
         self.counter(track(TrackKind::Placement, place, kind as u32), values[kind] as i64)

@@ -96,6 +96,15 @@ impl<S: ByteSource> TraceFile<S> {
         }
     }
 
+    /// The first and the last time of the session's records, in nanoseconds since Oche's start;
+    /// `None` where it has none. Reads one sound chunk at each end of each CPU's.
+    pub fn span_ns(&self, session: usize) -> Option<(u64, u64)> {
+        let session = self.sessions.get(session)?;
+        let clock = session.description.clock();
+        let (first, last) = merge::span(&self.source, session)?;
+        Some((clock.nanoseconds(first), clock.nanoseconds(last)))
+    }
+
     /// All records of one session, in the order of time.
     pub fn events_of(&self, session: usize) -> Events<'_, S> {
         Events::new(

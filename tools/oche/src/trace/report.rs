@@ -8,24 +8,27 @@
 use std::io::{self, Write};
 
 use oche_trace::record::Record;
-use oche_trace::text::{Clock, Line};
+use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::{Event, Kind, Placement};
 use rustc_hash::FxHashMap;
 
 use super::callers::ByCaller;
-use super::check::Checker;
+use super::check::{CheckOptions, Checker};
 use super::description::{TraceDescription, plain};
+use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Mapping, MappingChange, StreamPlace};
 use super::maps::permission_letters;
 use super::reader::{ByteSource, TraceFile, TraceItem, Visitor};
 use super::symbols::Symbols;
 use super::words::nanoseconds_between;
 use bins::{Bins, Level, Space, Sum};
-use data::{Data, Device, FaultRow, FlushRow, LifetimeRow, Site, SpaceRow};
+use burst::Burst;
+use data::{Data, Device, FlushRow, LifetimeRow, Site, SpaceRow};
 use last::LastEvents;
 
 mod bins;
+mod burst;
 mod data;
 mod last;
 
@@ -40,7 +43,7 @@ const MAX_FAULTS: usize = 50;
 /// Devices with pictures of their own; of the others there are figures.
 const MAX_DEVICES: usize = 24;
 
-/// Writes the page about `session` of `trace`, which is called `file`.
+/// Writes the page about `session` of `trace`, which is called `file`: what `filter` chooses.
 ///
 /// # Errors
 ///
@@ -49,11 +52,15 @@ pub fn write_report<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     file: &str,
+    filter: &EventFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
-    let mut collector = Collector::new(&of.description, Checker::new(of, symbols, false));
+    let options = CheckOptions { filter: filter.clone(), ..CheckOptions::default() };
+    let chooser = Chooser::new(filter, &of.description, symbols);
+    let checker = Checker::new(of, symbols, &options);
+    let mut collector = Collector::new(&of.description, checker, chooser);
     let by = ByCaller::new(symbols);
     trace.events_of(session).show(&mut ByCode { collector: &mut collector, by });
     let clock = of.description.clock();
@@ -64,6 +71,7 @@ pub fn write_report<S: ByteSource>(
     data.boots = trace.sessions.len();
     data.first_unix_ns = super::summary::wall_clock(of, clock, first);
     data.warnings = trace.warnings.clone();
+    data.warnings.extend(filter.words().map(|words| format!("only this is shown: {words}")));
     // "</script>" in a name must not end the script.
     let json = serde_json::to_string(&data)?.replace('<', "\\u003c");
     let title: String = data.file.chars().filter(|char| !"<>&\"".contains(*char)).collect();
@@ -89,20 +97,12 @@ struct OfStream {
     lifetimes: [(Vec<u64>, u64); 4],
 }
 
-/// The refused accesses in one page of a device with nothing mapped or unmapped there meanwhile: a
-/// device reads a command word by word.
-struct Burst {
-    first: (Record, Event),
-    last: (Record, Event),
-    accesses: u64,
-    before: Vec<Record>,
-}
-
 struct Collector<'a> {
     description: &'a TraceDescription,
     clock: Clock,
     /// Has the model of what is mapped as well.
     checker: Checker<'a>,
+    chooser: Chooser<'a>,
     bins: Bins,
     streams: Vec<Option<Box<OfStream>>>,
     flushes: FxHashMap<usize, Sum>,
@@ -139,13 +139,14 @@ impl Visitor for ByCode<'_, '_> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(description: &'a TraceDescription, checker: Checker<'a>) -> Self {
+    fn new(description: &'a TraceDescription, checker: Checker<'a>, chooser: Chooser<'a>) -> Self {
         let mut streams = Vec::new();
         streams.resize_with(super::lifetime::PLACES, || None);
         Self {
             description,
             clock: description.clock(),
             checker,
+            chooser,
             bins: Bins::default(),
             streams,
             flushes: FxHashMap::default(),
@@ -160,6 +161,12 @@ impl<'a> Collector<'a> {
     }
 
     fn record(&mut self, record: &Record) {
+        if !self.chooser.is_in_time(record.time()) {
+            if self.chooser.is_before(record.time()) {
+                self.follow_early(record);
+            }
+            return;
+        }
         let time = self.clock.nanoseconds(record.time());
         if self.first.is_none() {
             self.first = Some(record.time());
@@ -175,7 +182,9 @@ impl<'a> Collector<'a> {
             }
             self.flushes.values_mut().for_each(Sum::fold);
         }
-        self.site(record);
+        if self.chooser.admits(record, &[]) {
+            self.site(record);
+        }
         let Some(event) = record.event() else { return };
         let change = self.checker.follow(record);
         match change {
@@ -188,7 +197,25 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// Follows `record`, from before the time that is shown.
+    fn follow_early(&mut self, record: &Record) {
+        let change = self.checker.follow(record);
+        let (mapping, bytes) = match change {
+            MappingChange::Mapped { mapping, .. } => (mapping, PAGE_BYTES as i64),
+            MappingChange::Unmapped { mapping: Some(mapping), .. } => {
+                (mapping, -(PAGE_BYTES as i64))
+            }
+            _ => return,
+        };
+        if self.chooser.admits_untimed(&mapping) {
+            self.stream(mapping.owner).mapped.change(0, bytes);
+        }
+    }
+
     fn mapped(&mut self, mapping: &Mapping) {
+        if !self.chooser.admits_untimed(mapping) {
+            return;
+        }
         let bin = self.bins.of(self.now);
         let stream = self.stream(mapping.owner);
         stream.maps += 1;
@@ -204,9 +231,14 @@ impl<'a> Collector<'a> {
 
     fn unmapped(&mut self, at: StreamPlace, mapping: Option<Mapping>, record: &Record) {
         let Some(mapping) = mapping else {
-            self.stream(at).unmaps += 1;
+            if self.chooser.has_place(at) {
+                self.stream(at).unmaps += 1;
+            }
             return;
         };
+        if !self.chooser.admits_untimed(&mapping) {
+            return;
+        }
         let bin = self.bins.of(self.now);
         let span = nanoseconds_between(self.clock, mapping.since.time, record.time());
         let since = self.clock.nanoseconds(mapping.since.time);
@@ -222,6 +254,9 @@ impl<'a> Collector<'a> {
     }
 
     fn other(&mut self, event: &Event, record: &Record) {
+        if !self.chooser.admits(record, &[]) {
+            return;
+        }
         match *event {
             Event::Flush { dart, .. } => {
                 let bin = self.bins.of(self.now);
@@ -334,6 +369,9 @@ impl<'a> Collector<'a> {
         let live: Vec<Mapping> = self.checker.lifetimes.iter().collect();
         let (now, bins) = (self.now, self.bins);
         for mapping in &live {
+            if !self.chooser.admits_untimed(mapping) {
+                continue;
+            }
             let since = self.clock.nanoseconds(mapping.since.time);
             self.stream(mapping.owner).space.add(mapping.iova, &bins, since, now);
         }
@@ -410,44 +448,6 @@ impl<'a> Collector<'a> {
     }
 }
 
-impl Burst {
-    /// Its data for the page.
-    fn row(&self, clock: Clock, description: &TraceDescription) -> FaultRow {
-        let (record, event) = self.first;
-        let place =
-            record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
-        let (what, iova) = what_of(&event);
-        FaultRow {
-            device: place.map_or_else(String::new, |place| description.name_of(place)),
-            dart: place.map_or(0, StreamPlace::dart),
-            stream: place.map_or(0, StreamPlace::stream),
-            time_ns: clock.nanoseconds(record.time()),
-            what,
-            iova: format!("{iova:#x}"),
-            accesses: self.accesses,
-            last_ns: clock.nanoseconds(self.last.0.time()),
-            last_iova: format!("{:#x}", what_of(&self.last.1).1),
-            before: self.before.iter().map(|record| line_of(record, clock, description)).collect(),
-        }
-    }
-
-    /// Whether `record`, of the same device, is one more of the same kind; `before` is known of its
-    /// page.
-    fn goes_on(&self, record: &Record, event: &Event, before: &[Record]) -> bool {
-        let kind = |event: &Event| match *event {
-            Event::Fault { is_write, code, iova, .. } => (u16::from(is_write), code, iova >> 12),
-            Event::RedZone { at, .. } => (2, 0, at.iova.iova() >> 12),
-            Event::Refused { at, reason, .. } => (3, reason as u16, at.iova.iova() >> 12),
-            _ => (4, 0, record.time()),
-        };
-        let changes = |before: &Record| {
-            before.time() > self.last.0.time()
-                && !matches!(before.kind(), Some(Kind::Refused | Kind::RedZone))
-        };
-        kind(event) == kind(&self.last.1) && !before.iter().any(changes)
-    }
-}
-
 fn direction_index(mapping: &Mapping) -> usize {
     match permission_letters(mapping) {
         "rw" => 3,
@@ -455,23 +455,6 @@ fn direction_index(mapping: &Mapping) -> usize {
         "r-" => 1,
         _ => 0,
     }
-}
-
-fn what_of(event: &Event) -> (&'static str, u64) {
-    match *event {
-        Event::Fault { iova, is_write: true, .. } => ("write refused", iova),
-        Event::Fault { iova, .. } => ("read refused", iova),
-        Event::RedZone { at, offset, .. } => ("red zone hit", at.iova.iova() + u64::from(offset)),
-        Event::Refused { at, .. } => ("mapping refused", at.iova.iova()),
-        _ => ("", 0),
-    }
-}
-
-/// The event's line, without the process that there is none of.
-fn line_of(record: &Record, clock: Clock, description: &TraceDescription) -> String {
-    let line = Line::of(record, clock, description.device_of(record)).to_string();
-    line.split_once("oche-0")
-        .map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))
 }
 
 #[cfg(test)]

@@ -11,8 +11,12 @@ use oche_types::event::{Event, Kind};
 use serde::Serialize;
 
 use super::description::{TraceDescription, plain};
+use super::filter::{Chooser, EventFilter};
+use super::lifetime::StreamPlace;
 use super::memory::by_name;
 use super::reader::{ByteSource, Session, TraceFile, TraceItem, Visitor};
+use super::symbols::Symbols;
+use super::values::WithValues;
 use super::words::nanoseconds_between;
 
 /// One session's figures.
@@ -64,12 +68,49 @@ pub struct DeviceSummary {
     mapped_bytes: u64,
 }
 
-/// The figures of every session in `trace`.
+/// The figures of every session in `trace`, of all its events.
 pub fn summarize<S: ByteSource>(trace: &TraceFile<S>) -> Vec<TraceSummary> {
     let mut all = All { trace, tally: None, summaries: Vec::new() };
     trace.events().show(&mut all);
     all.summaries.extend(all.tally.map(Tally::finish));
     all.summaries
+}
+
+/// The figures of every session in `trace`, of the events that `filter` chooses. Losses and the
+/// hypervisor's counters are the whole session's.
+pub fn summarize_chosen<S: ByteSource>(
+    trace: &TraceFile<S>,
+    filter: &EventFilter,
+    symbols: &Symbols,
+) -> Vec<TraceSummary> {
+    let mut summaries = Vec::new();
+    let mut chosen: Option<(Tally<'_>, Chooser<'_>)> = None;
+    for (item, value) in WithValues::new(trace.events()) {
+        match (item, &mut chosen) {
+            (TraceItem::Session(index), _) => {
+                let next = trace.sessions.get(index).map(|session| {
+                    let chooser = Chooser::new(filter, &session.description, symbols);
+                    (Tally::new(session), chooser)
+                });
+                let before = std::mem::replace(&mut chosen, next);
+                summaries.extend(before.map(|(tally, _)| tally.finish()));
+            }
+            (TraceItem::Record(record), Some((tally, chooser))) => {
+                tally.count_chosen(&record, &value, chooser);
+            }
+            (TraceItem::Lost { cpu, records }, Some((tally, chooser))) if chooser.has_cpu(cpu) => {
+                add(&mut tally.summary.lost, records);
+            }
+            (TraceItem::Unreadable { cpu, records }, Some((tally, chooser)))
+                if chooser.has_cpu(cpu) =>
+            {
+                add(&mut tally.summary.unreadable, records);
+            }
+            _ => {}
+        }
+    }
+    summaries.extend(chosen.map(|(tally, _)| tally.finish()));
+    summaries
 }
 
 /// A tally for each boot.
@@ -116,6 +157,8 @@ struct Tally<'a> {
     devices: Vec<DeviceSummary>,
     first: Option<u64>,
     last: u64,
+    /// The time that is chosen has begun.
+    has_begun: bool,
 }
 
 impl<'a> Tally<'a> {
@@ -128,6 +171,7 @@ impl<'a> Tally<'a> {
             devices: vec![DeviceSummary::default(); MAX_DARTS * STREAMS],
             first: None,
             last: 0,
+            has_begun: false,
         }
     }
 
@@ -149,6 +193,31 @@ impl<'a> Tally<'a> {
         }
     }
 
+    /// Counts `record` if `chooser` chooses it, and the records that held its `value`. What is
+    /// mapped is followed all the same.
+    fn count_chosen(&mut self, record: &Record, value: &[u8], chooser: &mut Chooser<'_>) {
+        if !self.has_begun && !chooser.is_before(record.time()) {
+            self.has_begun = true;
+            for (index, device) in self.devices.iter_mut().enumerate() {
+                let place = StreamPlace::from_index(index);
+                if place.is_some_and(|place| chooser.has_place(place)) {
+                    device.peak_bytes = device.mapped_bytes;
+                }
+            }
+        }
+        if chooser.admits(record, value) {
+            self.count(record);
+            let behind = value.len().div_ceil(16) as u64;
+            self.summary.events += behind;
+            self.kinds[usize::from(Kind::Data.number())] += behind;
+            self.cpus[usize::from(record.cpu())] += behind;
+        } else if let (Some(dart), Some(stream)) = (record.dart(), record.stream())
+            && let Some(device) = self.devices.get_mut(dart.index() * STREAMS + stream.index())
+        {
+            device.follow(record);
+        }
+    }
+
     fn finish(self) -> TraceSummary {
         let description = &self.session.description;
         let clock = description.clock();
@@ -167,7 +236,7 @@ impl<'a> Tally<'a> {
         let cpus = self.cpus.into_iter().enumerate().filter(|(_, count)| *count > 0);
         summary.cpus = cpus.map(|(cpu, count)| (cpu as u8, count)).collect();
         let devices = self.devices.into_iter().enumerate();
-        let seen = devices.filter(|(_, device)| *device != DeviceSummary::default());
+        let seen = devices.filter(|(_, device)| device.is_shown());
         summary.devices =
             seen.map(|(place, device)| (device_name(description, place), device)).collect();
         let counters = self.session.samples.last().map(|sample| by_name(&sample.counters));
@@ -182,18 +251,36 @@ impl DeviceSummary {
         match record.event() {
             Some(Event::Map { .. }) => {
                 self.maps += 1;
-                self.mapped_bytes += PAGE_BYTES as u64;
+                self.follow(record);
                 self.peak_bytes = self.peak_bytes.max(self.mapped_bytes);
             }
             Some(Event::Unmap { .. }) => {
                 self.unmaps += 1;
-                self.mapped_bytes = self.mapped_bytes.saturating_sub(PAGE_BYTES as u64);
+                self.follow(record);
             }
             Some(Event::Refused { .. }) => self.refused += 1,
             Some(Event::Fault { .. }) => self.faults += 1,
             Some(Event::RedZone { .. }) => self.red_zone_hits += 1,
             _ => {}
         }
+    }
+}
+
+impl DeviceSummary {
+    /// Follows what is mapped, and counts nothing.
+    fn follow(&mut self, record: &Record) {
+        match record.kind() {
+            Some(Kind::Map) => self.mapped_bytes += PAGE_BYTES as u64,
+            Some(Kind::Unmap) => {
+                self.mapped_bytes = self.mapped_bytes.saturating_sub(PAGE_BYTES as u64);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether any of its figures that are shown is not 0.
+    fn is_shown(&self) -> bool {
+        Self { mapped_bytes: 0, ..*self } != Self::default()
     }
 }
 

@@ -13,11 +13,11 @@ use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, StreamId, StreamSet};
 use oche_types::event::{Event, Place, Placement};
 
-use super::check::check;
+use super::check::{CheckOptions, check};
+use super::filter::EventFilter;
 use super::format::{ChunkHeader, ChunkKind, Found, chunk, file_header};
 use super::leaks::leaks;
-use super::maps::Whom;
-use super::output::{OutputFilter, write_json, write_text};
+use super::output::{write_json, write_text};
 use super::perfetto::write_perfetto;
 use super::reader::{TraceFile, TraceItem, Visitor};
 use super::report::write_report;
@@ -35,7 +35,7 @@ fn throughput_of_text_and_statistics() {
     let file = tempfile::NamedTempFile::new().unwrap();
     write_trace(&mut file.reopen().unwrap(), EVENTS);
     let trace = TraceFile::open(file.path()).unwrap();
-    let symbols = Symbols::default();
+    let (symbols, everything) = (Symbols::default(), EventFilter::default());
     let measure = |what: &str, work: &dyn Fn() -> u64| {
         let begun = processor_seconds();
         let answer = work();
@@ -50,19 +50,17 @@ fn throughput_of_text_and_statistics() {
         count.0
     });
     let counted = measure("stats", &|| summarize(&trace)[0].events);
-    let checked = measure("check", &|| check(&trace, &symbols, false)[0].events);
-    measure("leaks", &|| leaks(&trace, 0, &Whom::default(), &symbols).pages);
-    let question = Question { iova: 2 << 12, whom: Whom::default(), at_ns: None };
+    let checked = measure("check", &|| check(&trace, &symbols, &CheckOptions::default())[0].events);
+    measure("leaks", &|| leaks(&trace, 0, &everything, &symbols).pages);
+    let question = Question { iova: 2 << 12, ..Question::default() };
     let asked = measure("why", &|| why(&trace, 0, &question, &symbols).devices.len() as u64);
-    measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &symbols, out)));
-    measure("report", &|| lines(|out| write_report(&trace, 0, "t", &symbols, out)));
+    measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &everything, &symbols, out)));
+    measure("report", &|| lines(|out| write_report(&trace, 0, "t", &everything, &symbols, out)));
     assert_eq!((shown, checked, asked), (EVENTS, EVENTS, CPUS));
-    let text = measure("text", &|| {
-        lines(|out| write_text(&trace, &OutputFilter::default(), &symbols, out))
-    });
-    let json = measure("json", &|| {
-        lines(|out| write_json(&trace, &OutputFilter::default(), &symbols, out))
-    });
+    let text =
+        measure("text", &|| lines(|out| write_text(&trace, &everything, &symbols, out).map(drop)));
+    let json =
+        measure("json", &|| lines(|out| write_json(&trace, &everything, &symbols, out).map(drop)));
     assert_eq!((read, counted, text, json), (EVENTS + 1, EVENTS, EVENTS + 3, EVENTS + 1));
 }
 
@@ -111,9 +109,11 @@ fn view_of_a_process() {
     let trace = TraceFile::open(Path::new(&trace)).unwrap();
     let symbols = Symbols::default();
     match view.as_str() {
-        "text" => write_text(&trace, &OutputFilter::default(), &symbols, &mut Lines(0)).unwrap(),
+        "text" => {
+            write_text(&trace, &EventFilter::default(), &symbols, &mut Lines(0)).map(drop).unwrap()
+        }
         "stats" => drop(summarize(&trace)),
-        _ => drop(check(&trace, &symbols, false)),
+        _ => drop(check(&trace, &symbols, &CheckOptions::default())),
     }
     // Source: Linux Documentation/filesystems/proc.rst, VmHWM: peak resident set size.
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -197,7 +197,10 @@ impl Asker<'_> {
                 + 1
         });
         let end = end.min(story.past.len());
-        let shown = story.past.get(end.saturating_sub(LISTED)..end).unwrap_or_default();
+        let known = story.past.get(..end).unwrap_or_default();
+        let mut shown: Vec<&Interval> =
+            known.iter().rev().filter(|past| self.is_listed(past)).take(LISTED).collect();
+        shown.reverse();
         let incidents = story.incidents.len().saturating_sub(LISTED);
         DeviceAnswer {
             device: self.description.name_of(place),
@@ -210,7 +213,7 @@ impl Asker<'_> {
             is_mapped,
             sentences,
             times_mapped: story.times_mapped,
-            history: shown.iter().map(|past| self.past(past)).collect(),
+            history: shown.into_iter().map(|past| self.past(past)).collect(),
             overlaps,
             incidents: story.incidents.get(incidents..).unwrap_or_default().to_vec(),
         }
@@ -285,6 +288,15 @@ impl Asker<'_> {
             since_ns: self.clock.nanoseconds(mapping.since.time),
         });
         overlaps.collect()
+    }
+
+    /// Whether `past` was mapped at some moment of the time that is asked for.
+    fn is_listed(&self, past: &Interval) -> bool {
+        let Question { from_ns, until_ns, .. } = self.question;
+        let begun = past.mapping.map(|mapping| self.clock.nanoseconds(mapping.since.time));
+        let ended = past.until.map(|until| self.clock.nanoseconds(until.time));
+        until_ns.is_none_or(|until| begun.is_none_or(|begun| begun <= until))
+            && from_ns.is_none_or(|from| ended.is_none_or(|ended| ended >= from))
     }
 
     fn past(&self, past: &Interval) -> Past {

@@ -96,9 +96,44 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
+/// An address in hexadecimal, with or without 0x. One that can only be meant as decimal is refused.
+///
+/// # Errors
+///
+/// It is something else; what it should be.
+pub fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let is_decimal = text.bytes().all(|digit| digit.is_ascii_digit());
+    if is_decimal
+        && let Ok(decimal) = text.parse::<u32>()
+        && u32::from_str_radix(text, 16).is_err()
+    {
+        return Err(format!(
+            "an address in hexadecimal, with or without 0x; for decimal {decimal} give {decimal:#x}"
+        ));
+    }
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_hexadecimal() {
+        assert_eq!(parse_address("0xfffc3040"), Ok(0xfffc_3040));
+        assert_eq!(parse_address("fffc3040"), Ok(0xfffc_3040));
+        assert!(parse_address("nvme").is_err());
+        assert_eq!(parse_address("10000000"), Ok(0x1000_0000));
+        assert_eq!(parse_address("0x4294959296"), Ok(0x42_9495_9296), "0x makes it hexadecimal");
+        let decimal = parse_address("4294959296").expect_err("as hexadecimal it has 40 bits");
+        assert_eq!(
+            decimal,
+            "an address in hexadecimal, with or without 0x; for decimal 4294959296 give 0xffffe0c0"
+        );
+        assert_eq!(parse_address("4294967296"), Ok(0x42_9496_7296), "too much either way");
+    }
 
     #[test]
     fn a_moment_is_read_as_the_text_writes_it() {

@@ -78,11 +78,18 @@ fn prepare(named: &DocumentCommand, folder: &Path) -> Result<Option<Command>> {
     Ok(Some(runs))
 }
 
-/// `words` with a device that the made trace has.
+/// `words` with a device, times and code that the made trace has.
 fn for_the_made_trace<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let before = std::iter::once("").chain(words.iter().copied());
     let pairs = words.iter().zip(before);
-    pairs.map(|(word, before)| if before == "--device" { "nvme" } else { word }).collect()
+    let of_the_made = |(word, before): (&&'a str, &str)| match before {
+        "--device" => "nvme",
+        "--at" | "--from" => "0.1",
+        "--to" => "0.15",
+        "--caller" => "flush",
+        _ => word,
+    };
+    pairs.map(of_the_made).collect()
 }
 
 /// Makes the trace and the symbols that `words` name.

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::TraceFile;
-use oche::trace::check::{Detector, check};
+use oche::trace::check::{CheckOptions, Detector, check};
+use oche::trace::filter::EventFilter;
 use oche::trace::leaks::leaks;
-use oche::trace::maps::Whom;
 use oche::trace::symbols::Symbols;
 use oche::trace::why::{Question, why};
 use oche::workspace;
@@ -65,8 +65,8 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
 
 /// The worked examples must agree with the trace.
 fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
-    let (symbols, whom) = (Symbols::default(), Whom::default());
-    let question = Question { iova: queue, whom: whom.clone(), at_ns: None };
+    let (symbols, everything) = (Symbols::default(), EventFilter::default());
+    let question = Question { iova: queue, ..Question::default() };
     let answer = why(trace, 0, &question, &symbols);
     let reported = answer.devices.iter().flat_map(|device| &device.sentences);
     if !reported.clone().any(|sentence| sentence.contains("use after unmap")) {
@@ -75,13 +75,13 @@ fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
             reported.cloned().collect::<Vec<_>>().join(" ")
         );
     }
-    let leaks = leaks(trace, 0, &whom, &symbols);
+    let leaks = leaks(trace, 0, &everything, &symbols);
     let suspects = leaks.groups.iter().flat_map(|group| &group.suspects);
     let overtaken: Vec<u64> = suspects.map(|suspect| suspect.overtaken).collect();
     let [overtaken] = overtaken.as_slice() else {
         bail!("{} mappings look forgotten instead of one", overtaken.len());
     };
-    let report = check(trace, &symbols, false);
+    let report = check(trace, &symbols, &CheckOptions::default());
     let errors = report.iter().flat_map(|report| &report.findings).map(|finding| finding.detector);
     let errors: Vec<Detector> = errors.collect();
     if !errors.contains(&Detector::UseAfterUnmap)

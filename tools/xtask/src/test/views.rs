@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
+use oche::trace::filter::EventFilter;
 use oche::trace::made::with_every_error;
-use oche::trace::output::OutputFilter;
 use oche::trace::pcapng::write_pcapng;
 use oche::trace::perfetto::write_perfetto;
 use oche::trace::reader::TraceFile;
@@ -46,7 +46,13 @@ pub(super) fn run(step: &Step) -> Result<String> {
 
 fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<String> {
     let path = folder.join("trace.perfetto-trace");
-    write_perfetto(trace, 0, &Symbols::default(), &mut File::create(&path)?)?;
+    write_perfetto(
+        trace,
+        0,
+        &EventFilter::default(),
+        &Symbols::default(),
+        &mut File::create(&path)?,
+    )?;
     let environment = workspace::target().join("cache").join("perfetto");
     let python = environment.join("bin/python");
     let is_there = || {
@@ -84,7 +90,7 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     write_pcapng(
         trace,
         0,
-        &OutputFilter::default(),
+        &EventFilter::default(),
         &Symbols::default(),
         &mut File::create(&path)?,
     )?;
@@ -200,7 +206,14 @@ fn with_digits(line: &str) -> String {
 /// then has.
 fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
     let path = folder.join("report.html");
-    write_report(trace, 0, "made up.oche", &Symbols::default(), &mut File::create(&path)?)?;
+    write_report(
+        trace,
+        0,
+        "made up.oche",
+        &EventFilter::default(),
+        &Symbols::default(),
+        &mut File::create(&path)?,
+    )?;
     let size = fs::metadata(&path)?.len();
     if size > 1 << 20 {
         bail!("the report has {size} bytes");

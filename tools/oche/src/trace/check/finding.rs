@@ -7,6 +7,7 @@ use oche_trace::text::Clock;
 use serde::Serialize;
 
 use super::super::description::TraceDescription;
+use super::super::filter::{Chooser, EventFilter, Shown};
 use super::super::lifetime::{Mapping, StreamPlace};
 use super::super::symbols::Symbols;
 use super::super::words::{interval, seconds};
@@ -100,6 +101,17 @@ impl Detector {
     }
 }
 
+/// What is looked for, and which findings are reported.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// Hints are reported and not only counted.
+    pub reports_hints: bool,
+    /// Only these detectors, if there are any.
+    pub detectors: Vec<Detector>,
+    /// Only these findings. Every event is looked at all the same.
+    pub filter: EventFilter,
+}
+
 /// Something that should not be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -138,6 +150,8 @@ pub struct CheckReport {
     /// Events that were lost or cannot be read: an anomaly that they could explain is not
     /// reported.
     pub missing: u64,
+    /// Findings, hints apart, that were not asked for: of other devices, times or detectors.
+    pub left_out: u64,
 }
 
 impl CheckReport {
@@ -163,12 +177,19 @@ impl About {
     pub(super) fn mapping(detector: Detector, mapping: &Mapping) -> Self {
         Self { detector, place: mapping.owner, iova: Some(mapping.iova.iova()), program_counter: 0 }
     }
+
+    /// The guest's code that is behind it; `record` showed it.
+    fn code(&self, record: &Record) -> u64 {
+        if self.program_counter == 0 { record.program_counter() } else { self.program_counter }
+    }
 }
 
 /// Takes the findings of the detectors.
 pub(super) struct Reporter<'a> {
     pub(super) description: &'a TraceDescription,
     pub(super) reports_hints: bool,
+    chooser: Chooser<'a>,
+    detectors: &'a [Detector],
     pub(super) report: CheckReport,
     clock: Clock,
     symbols: &'a Symbols,
@@ -181,12 +202,14 @@ impl<'a> Reporter<'a> {
     pub(super) fn new(
         description: &'a TraceDescription,
         symbols: &'a Symbols,
-        reports_hints: bool,
+        options: &'a CheckOptions,
     ) -> Self {
         let (report, reported, last) = (CheckReport::default(), BTreeMap::new(), None);
         Self {
             description,
-            reports_hints,
+            reports_hints: options.reports_hints,
+            chooser: Chooser::new(&options.filter, description, symbols),
+            detectors: &options.detectors,
             report,
             clock: description.clock(),
             symbols,
@@ -196,14 +219,39 @@ impl<'a> Reporter<'a> {
     }
 
     /// Counts a finding that is not reported.
-    pub(super) fn count(&mut self, detector: Detector) {
-        *self.report.totals.entry(detector.name()).or_default() += 1;
+    pub(super) fn count(&mut self, about: About, record: &Record) {
+        if self.is_asked_for(about, record) {
+            *self.report.totals.entry(about.detector.name()).or_default() += 1;
+        }
+    }
+
+    fn is_asked_for(&mut self, about: About, record: &Record) -> bool {
+        let code = about.code(record);
+        let place = match about.detector {
+            // It is about all of the DART's streams.
+            Detector::InvalidateTimeout => self.chooser.any_of_dart(about.place.dart()),
+            _ => Some(about.place),
+        };
+        let Some(place) = place else { return false };
+        let shown = Shown {
+            place,
+            iova: about.iova.map(|iova| (iova, 1)),
+            time: record.time(),
+            cpu: record.cpu(),
+            code,
+        };
+        (self.detectors.is_empty() || self.detectors.contains(&about.detector))
+            && self.chooser.admits_shown(&shown)
     }
 
     /// Reports what `record` showed.
     pub(super) fn report(&mut self, about: About, record: &Record, message: String) {
-        let About { detector, place, iova, program_counter } = about;
-        self.count(detector);
+        let About { detector, place, iova, .. } = about;
+        if !self.is_asked_for(about, record) {
+            self.report.left_out += u64::from(!detector.is_hint());
+            return;
+        }
+        *self.report.totals.entry(detector.name()).or_default() += 1;
         // A device fetches a command word by word: one mistake, and many refused accesses.
         let access =
             iova.filter(|_| detector.is_of_an_access()).map(|iova| (detector, place, iova >> 12));
@@ -219,7 +267,7 @@ impl<'a> Reporter<'a> {
             self.last = None;
             return;
         }
-        let code = if program_counter == 0 { record.program_counter() } else { program_counter };
+        let code = about.code(record);
         self.report.findings.push(Finding {
             detector,
             time_ns: self.clock.nanoseconds(record.time()),

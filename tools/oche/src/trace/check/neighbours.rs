@@ -216,7 +216,7 @@ fn report_shared(
             format!("is written by {} at the same time", reporter.description.name_of(other))
         }
         Sharing::Streaming if !reporter.reports_hints => {
-            return reporter.count(Detector::SharedPage);
+            return reporter.count(About::mapping(Detector::SharedPage, mapping), record);
         }
         Sharing::Streaming => "is mapped elsewhere too".to_owned(),
     };
@@ -240,7 +240,7 @@ fn report_shared(
 
 fn report_unused(mapping: &Mapping, record: &Record, reporter: &mut Reporter<'_>) {
     if !reporter.reports_hints {
-        return reporter.count(Detector::NeverUsed);
+        return reporter.count(About::mapping(Detector::NeverUsed, mapping), record);
     }
     let message = format!(
         "{:#x} (guest page {:#x}) was mapped for the device to write for {}, and no byte of it had changed when it was \

@@ -16,7 +16,8 @@ const TO_DEVICE: Permission = Permission::READ_ONLY;
 const FROM_DEVICE: Permission = Permission::WRITE_ONLY;
 
 fn report(made: &Made) -> CheckReport {
-    check(&made.open(), &Symbols::default(), true).remove(0)
+    let options = CheckOptions { reports_hints: true, ..CheckOptions::default() };
+    check(&made.open(), &Symbols::default(), &options).remove(0)
 }
 
 /// The findings without hints.

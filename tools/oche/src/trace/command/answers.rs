@@ -8,13 +8,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::super::check::{self, CheckReport, Detector};
+use super::super::check::{self, CheckOptions, CheckReport, Detector};
+use super::super::filter::options::{ChoiceOptions, TimeOptions, WhomOptions, refuse_moment};
+use super::super::filter::{EventFilter, Whom};
 use super::super::leaks::{leaks, write_leaks};
-use super::super::maps::{Whom, maps, name_all, places, write_maps};
+use super::super::maps::{maps, name_all, places, write_maps};
 use super::super::reader::TraceFile;
 use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
-use super::super::words::{many, parse_seconds, seconds};
+use super::super::words::{many, parse_address, parse_seconds, seconds};
 use super::files::open;
 use crate::output::{Output, to_standard_output};
 use oche_trace::text::Clock;
@@ -53,33 +55,11 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
     Ok((trace, session))
 }
 
-/// Whom to ask about.
-#[derive(Debug, Args)]
-pub(super) struct WhomOptions {
-    /// Restrict the answer to this DART, by number
-    #[arg(long)]
-    dart: Option<u8>,
-    /// Restrict the answer to this stream, by number
-    #[arg(long)]
-    stream: Option<u8>,
-    /// Restrict the answer to devices whose name contains this
-    #[arg(long)]
-    device: Option<String>,
-}
-
-impl WhomOptions {
-    pub(super) fn whom(&self) -> Whom {
-        Whom { dart: self.dart, stream: self.stream, device: self.device.clone() }
-    }
-}
-
 /// The arguments of every question about a boot.
 #[derive(Debug, Args)]
 struct Asked {
     #[command(flatten)]
     input: Input,
-    #[command(flatten)]
-    whom: WhomOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
     /// Print JSON; docs/trace.md describes it
@@ -101,6 +81,10 @@ pub(super) struct WhyArguments {
     at: Option<u64>,
     #[command(flatten)]
     asked: Asked,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    time: TimeOptions,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +94,8 @@ pub(super) struct MapsArguments {
     at: Option<u64>,
     #[command(flatten)]
     asked: Asked,
+    #[command(flatten)]
+    choice: ChoiceOptions,
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +105,8 @@ buffers are used in turn, so an idle ring does not; coherent memory (rw) is mean
 pub(super) struct LeaksArguments {
     #[command(flatten)]
     asked: Asked,
+    #[command(flatten)]
+    choice: ChoiceOptions,
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +122,11 @@ pub(super) struct CheckArguments {
     /// Report hints too
     #[arg(long)]
     hints: bool,
+    /// Report only what these detectors find, by name, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_detector)]
+    kind: Vec<Detector>,
+    #[command(flatten)]
+    choice: ChoiceOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
     /// Print JSON: a list with an object for each boot of Oche in the trace
@@ -143,44 +136,67 @@ pub(super) struct CheckArguments {
 
 impl WhyArguments {
     pub(super) fn run(&self) -> Result<()> {
-        let question =
-            |whom: &Whom| Question { iova: self.iova, whom: whom.clone(), at_ns: self.at };
-        self.asked.answer(
-            |trace, session, whom, symbols| why(trace, session, &question(whom), symbols),
-            write_answer,
-        )
+        let asked = self.asked.open(self.at)?;
+        let (from_ns, until_ns) = self.time.range(&asked.trace)?;
+        let whom = self.whom.whom(&asked.trace)?;
+        asked.refuse_idle(&whom)?;
+        let question = Question { iova: self.iova, whom, at_ns: self.at, from_ns, until_ns };
+        let answer = why(&asked.trace, asked.session, &question, &asked.symbols);
+        show(&answer, self.asked.json, |out| write_answer(&answer, out))
     }
 }
 
 impl MapsArguments {
     pub(super) fn run(&self) -> Result<()> {
-        self.asked.answer(
-            |trace, session, whom, symbols| maps(trace, session, self.at, whom, symbols),
-            write_maps,
-        )
+        let asked = self.asked.open(self.at)?;
+        let filter = asked.filter(&self.choice)?;
+        let answer = maps(&asked.trace, asked.session, self.at, &filter, &asked.symbols);
+        show(&answer, self.asked.json, |out| write_maps(&answer, out))
     }
 }
 
 impl LeaksArguments {
     pub(super) fn run(&self) -> Result<()> {
-        self.asked.answer(leaks, write_leaks)
+        let asked = self.asked.open(None)?;
+        let filter = asked.filter(&self.choice)?;
+        let answer = leaks(&asked.trace, asked.session, &filter, &asked.symbols);
+        show(&answer, self.asked.json, |out| write_leaks(&answer, out))
     }
 }
 
+/// A boot that is asked about.
+struct Opened {
+    trace: TraceFile,
+    session: usize,
+    symbols: Symbols,
+}
+
 impl Asked {
-    /// Finds the answer by `find` and shows it, to people by `write`.
-    fn answer<T: Serialize>(
-        &self,
-        find: impl FnOnce(&TraceFile, usize, &Whom, &Symbols) -> T,
-        write: impl FnOnce(&T, &mut Output) -> io::Result<()>,
-    ) -> Result<()> {
+    /// Opens the trace, which must have the moment `at`.
+    fn open(&self, at: Option<u64>) -> Result<Opened> {
         let symbols = self.symbols.load()?;
         let (trace, session) = self.input.open()?;
-        let whom = self.whom.whom();
-        if let Some(description) = trace.sessions.get(session).map(|session| &session.description)
+        if let Some(at) = at {
+            refuse_moment(&trace, session, "--at", at)?;
+        }
+        Ok(Opened { trace, session, symbols })
+    }
+}
+
+impl Opened {
+    fn filter(&self, choice: &ChoiceOptions) -> Result<EventFilter> {
+        let filter = choice.filter(&self.trace, &self.symbols)?;
+        self.refuse_idle(&filter.whom)?;
+        Ok(filter)
+    }
+
+    /// Refuses devices that did nothing: an empty answer would look like a good one.
+    fn refuse_idle(&self, whom: &Whom) -> Result<()> {
+        let session = self.trace.sessions.get(self.session);
+        if let Some(description) = session.map(|session| &session.description)
             && !whom.is_any()
         {
-            let known = places(&trace, session);
+            let known = places(&self.trace, self.session);
             if !known.iter().any(|place| whom.admits(*place, description)) {
                 bail!(
                     "no such device did anything in the trace; it has {}",
@@ -188,19 +204,31 @@ impl Asked {
                 );
             }
         }
-        let answer = find(&trace, session, &whom, &symbols);
-        show(&answer, self.json, |out| write(&answer, out))
+        Ok(())
     }
 }
 
 impl CheckArguments {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let trace = open(&self.file)?;
-        let reports = check::check(&trace, &self.symbols.load()?, self.hints);
+        let symbols = self.symbols.load()?;
+        let options = CheckOptions {
+            reports_hints: self.hints,
+            detectors: self.kind.clone(),
+            filter: self.choice.filter(&trace, &symbols)?,
+        };
+        let reports = check::check(&trace, &symbols, &options);
         show(&reports, self.json, |out| write_reports(&reports, self.hints, out))?;
         let errors: u64 = reports.iter().map(CheckReport::errors).sum();
         Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
+}
+
+fn parse_detector(name: &str) -> Result<Detector, String> {
+    Detector::ALL.into_iter().find(|detector| detector.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Detector::ALL.into_iter().map(Detector::name).collect();
+        format!("there is no such detector; there are {}", names.join(", "))
+    })
 }
 
 fn write_reports(
@@ -250,6 +278,9 @@ fn write_report(report: &CheckReport, reports_hints: bool, out: &mut impl Write)
             }
         }
     }
+    if report.left_out > 0 {
+        writeln!(out, "{} not asked for", many(report.left_out, "other error"))?;
+    }
     if report.missing > 0 {
         writeln!(out, "{} missing: an error may be among them", many(report.missing, "event"))?;
     }
@@ -276,40 +307,4 @@ fn show<T: Serialize>(
         }
         write(out)
     })
-}
-
-/// An address in hexadecimal, with or without 0x. One that can only be meant as decimal is refused.
-pub(super) fn parse_address(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    let is_decimal = text.bytes().all(|digit| digit.is_ascii_digit());
-    if is_decimal
-        && let Ok(decimal) = text.parse::<u32>()
-        && u32::from_str_radix(text, 16).is_err()
-    {
-        return Err(format!(
-            "an address in hexadecimal, with or without 0x; for decimal {decimal} give {decimal:#x}"
-        ));
-    }
-    u64::from_str_radix(digits, 16)
-        .map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_hexadecimal() {
-        assert_eq!(parse_address("0xfffc3040"), Ok(0xfffc_3040));
-        assert_eq!(parse_address("fffc3040"), Ok(0xfffc_3040));
-        assert!(parse_address("nvme").is_err());
-        assert_eq!(parse_address("10000000"), Ok(0x1000_0000));
-        assert_eq!(parse_address("0x4294959296"), Ok(0x42_9495_9296), "0x makes it hexadecimal");
-        let decimal = parse_address("4294959296").expect_err("as hexadecimal it has 40 bits");
-        assert_eq!(
-            decimal,
-            "an address in hexadecimal, with or without 0x; for decimal 4294959296 give 0xffffe0c0"
-        );
-        assert_eq!(parse_address("4294967296"), Ok(0x42_9496_7296), "too much either way");
-    }
 }

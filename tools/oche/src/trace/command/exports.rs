@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::destination::{beside, refuse_input, write_file};
 
+use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;
@@ -16,7 +17,6 @@ use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
 use super::super::words::size;
 use super::answers::{Input, open_boot};
-use super::filter::FilterOptions;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -29,6 +29,8 @@ pub(super) struct PerfettoArguments {
     /// Write this file [default: the trace's name with .perfetto-trace for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    choice: ChoiceOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
 }
@@ -51,7 +53,7 @@ pub(super) struct PcapngArguments {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    filter: FilterOptions,
+    events: EventOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
     /// Install the dissector and the profile `Oche`: for you, or with =DIR in that home folder
@@ -71,7 +73,7 @@ impl PcapngArguments {
         let (trace, session) = open_boot(file, self.boot)?;
         let symbols = self.symbols.load()?;
         let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
-        let filter = self.filter.filter(&trace)?;
+        let filter = self.events.filter(&trace, &symbols, None)?;
         export(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
     }
 }
@@ -87,6 +89,8 @@ pub(super) struct ReportArguments {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    choice: ChoiceOptions,
+    #[command(flatten)]
     symbols: SymbolOptions,
 }
 
@@ -94,9 +98,10 @@ impl ReportArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
+        let filter = self.choice.filter(&trace, &symbols)?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
         let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        export(&path, |out| write_report(&trace, session, &name, &symbols, out))
+        export(&path, |out| write_report(&trace, session, &name, &filter, &symbols, out))
     }
 }
 
@@ -104,9 +109,10 @@ impl PerfettoArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
+        let filter = self.choice.filter(&trace, &symbols)?;
         let path =
             output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
-        export(&path, |out| write_perfetto(&trace, session, &symbols, out))
+        export(&path, |out| write_perfetto(&trace, session, &filter, &symbols, out))
     }
 }
 

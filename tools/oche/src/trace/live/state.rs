@@ -2,6 +2,7 @@
 //! last faults.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use oche_trace::record::Record;
 use oche_trace::text::Clock;
@@ -11,6 +12,8 @@ use oche_types::event::Event;
 
 use crate::trace::callers::ByCaller;
 use crate::trace::description::{TraceDescription, plain};
+use crate::trace::filter::EventFilter;
+use crate::trace::lifetime::{PLACES, StreamPlace};
 use crate::trace::symbols::Symbols;
 
 /// Seconds of rates that are kept, a bucket each.
@@ -18,7 +21,7 @@ pub(super) const HISTORY_SECONDS: usize = 120;
 /// Pages of a stream that are remembered; a device has some ten thousand.
 const MAX_PAGES: usize = 1 << 20;
 /// Places in the guest's code that are distinguished.
-const MAX_PLACES: usize = 1 << 16;
+const MAX_SITES: usize = 1 << 16;
 /// Faults and red-zone hits that are kept to be shown.
 const MAX_ALARMS: usize = 100;
 
@@ -34,11 +37,15 @@ pub(super) struct State {
     /// The hypervisor's counters by name, where the source has them.
     pub(super) counters: Vec<(String, u64)>,
     streams: BTreeMap<(DartId, StreamId), Stream>,
-    places: HashMap<u64, u64>,
+    sites: HashMap<u64, u64>,
     /// The guest's code behind events, where the trace and the symbols show it.
     by: ByCaller,
     pub(super) alarms: VecDeque<Record>,
     history: VecDeque<Second>,
+    /// Only these events are shown.
+    filter: EventFilter,
+    /// By stream, where not all are shown: whether its device is.
+    places: Option<Arc<[bool]>>,
 }
 
 /// One stream of a DART.
@@ -82,7 +89,15 @@ impl State {
     /// Another boot of Oche: nothing of the one before holds.
     pub(super) fn begin(&mut self, description: TraceDescription) {
         let by = std::mem::take(&mut self.by);
+        let filter = std::mem::take(&mut self.filter);
+        let is_chosen = |index| {
+            let place = StreamPlace::from_index(index);
+            place.is_some_and(|place| filter.whom.admits(place, &description))
+        };
+        let places = (!filter.is_any()).then(|| (0..PLACES).map(is_chosen).collect());
         *self = Self {
+            places,
+            filter,
             description: Some(description),
             sessions: self.sessions + 1,
             by,
@@ -104,11 +119,35 @@ impl State {
         self.by = ByCaller::new(symbols);
     }
 
+    /// Has only what `filter` chooses shown, by device and IOVA, from the next boot on.
+    pub(super) fn choose(&mut self, filter: EventFilter) {
+        self.filter = filter;
+    }
+
+    /// Whether `record` is shown.
+    fn admits(&self, record: &Record) -> bool {
+        let Some(places) = &self.places else { return true };
+        let has = |dart: DartId, stream: StreamId| {
+            places.get(StreamPlace::new(dart, stream).index()).copied().unwrap_or(false)
+        };
+        let is_of_device = match (record.dart(), record.stream(), record.event()) {
+            (Some(dart), Some(stream), _) => has(dart, stream),
+            (Some(dart), None, Some(Event::Flush { streams, .. })) => {
+                streams.iter().any(|stream| has(dart, stream))
+            }
+            _ => self.filter.whom.is_any(),
+        };
+        is_of_device && self.filter.touches(record)
+    }
+
     /// Takes note of `record`.
     pub(super) fn take(&mut self, record: &Record) {
         let record = &self.by.apply(record);
-        self.events += 1;
         self.newest_ticks = self.newest_ticks.max(record.time());
+        if !self.admits(record) {
+            return;
+        }
+        self.events += 1;
         let number = self.clock().seconds(record.time()).0;
         self.advance(number);
         let mut second = Second::default();
@@ -120,8 +159,8 @@ impl State {
             .unwrap_or(&mut second);
         second.events += 1;
         let pc = record.program_counter();
-        if pc != 0 && (self.places.len() < MAX_PLACES || self.places.contains_key(&pc)) {
-            *self.places.entry(pc).or_default() += 1;
+        if pc != 0 && (self.sites.len() < MAX_SITES || self.sites.contains_key(&pc)) {
+            *self.sites.entry(pc).or_default() += 1;
         }
         match record.event() {
             Some(Event::Map { at, .. }) => {
@@ -215,15 +254,17 @@ impl State {
     /// The places in the guest's code that caused most events, with how many.
     pub(super) fn busiest(&self) -> Vec<(u64, u64)> {
         let mut places: Vec<(u64, u64)> =
-            self.places.iter().map(|(pc, count)| (*pc, *count)).collect();
+            self.sites.iter().map(|(pc, count)| (*pc, *count)).collect();
         places.sort_unstable_by_key(|(pc, count)| (std::cmp::Reverse(*count), *pc));
         places
     }
 
     /// Pages mapped now: as the hypervisor counts them, or else as seen.
     pub(super) fn mapped_pages(&self) -> u64 {
-        let counted =
-            self.counters.iter().find(|(name, _)| name == "mapped_now").map(|(_, value)| *value);
+        // The hypervisor counts what all devices have.
+        let counters = if self.places.is_none() { self.counters.as_slice() } else { &[] };
+        let mut counters = counters.iter();
+        let counted = counters.find(|(name, _)| name == "mapped_now").map(|(_, value)| *value);
         counted.unwrap_or_else(|| self.streams.values().map(|stream| stream.mapped).sum())
     }
 

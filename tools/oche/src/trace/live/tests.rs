@@ -1,6 +1,7 @@
 //! The screen over a guest that the hypervisor's own code simulates, and over a trace file.
 
 use super::*;
+use crate::trace::filter::{StreamChoice, Whom};
 use crate::trace::memory::tests::{Hypervisor, dart};
 use crate::trace::recorder::FileRecorder;
 use oche_trace::control::ControlReader;
@@ -192,4 +193,25 @@ fn any_size_of_terminal_is_drawn() {
             .draw(|frame| screen::draw(frame, &live.state, &live.view, &Symbols::default()))
             .unwrap();
     }
+}
+
+#[test]
+fn one_device_and_its_addresses_can_be_chosen() {
+    let hypervisor = play();
+    let shown = |filter: EventFilter| {
+        let mut live = Live::new(&hypervisor.ram).unwrap();
+        live.choose(filter);
+        live.update().unwrap();
+        (live.state.events, live.state.mapped_pages(), live.state.faults(), live.view.source)
+    };
+    let whom =
+        Whom { streams: vec![StreamChoice { dart: Some(0), stream: Some(1) }], ..Whom::default() };
+    let (events, pages, faults, source) =
+        shown(EventFilter { whom: whom.clone(), ..EventFilter::default() });
+    assert_eq!((events, pages, faults), (126, 75, 0));
+    assert!(source.ends_with(" (only stream 0:1)"), "{source}");
+    let iova = Some(0x101_0000..=0x101_ffff);
+    let (events, pages, ..) = shown(EventFilter { whom, iova, ..EventFilter::default() });
+    assert_eq!((events, pages), (25, 7));
+    assert_eq!(shown(EventFilter::default()).2, 1);
 }

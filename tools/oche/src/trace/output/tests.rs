@@ -118,7 +118,7 @@ fn is_pairs(rest: &Rest<'_>) -> bool {
 fn every_line_is_one_that_parsers_of_ftrace_take() {
     let mut text = Vec::new();
     let symbols = Symbols::new(vec![(crate::trace::made::FLUSHER, "dart_flush".into())], 0);
-    write_text(&with_every_error().open(), &OutputFilter::default(), &symbols, &mut text).unwrap();
+    write_text(&with_every_error().open(), &EventFilter::default(), &symbols, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -13,7 +13,7 @@ type Packet = (u64, Vec<u8>, Vec<(u16, Vec<u8>)>);
 
 fn packets(made: &Made) -> (Vec<String>, Vec<Packet>) {
     let mut bytes = Vec::new();
-    write_pcapng(&made.open(), 0, &OutputFilter::default(), &Symbols::default(), &mut bytes)
+    write_pcapng(&made.open(), 0, &EventFilter::default(), &Symbols::default(), &mut bytes)
         .unwrap();
     let mut reader = PcapNgReader::new(&*bytes).unwrap();
     let (mut interfaces, mut packets) = (Vec::new(), Vec::new());

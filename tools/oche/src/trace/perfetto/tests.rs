@@ -12,7 +12,8 @@ use crate::trace::made::{Made, at, map};
 
 fn packets(made: &Made) -> Vec<TracePacket> {
     let mut bytes = Vec::new();
-    write_perfetto(&made.open(), 0, &Symbols::default(), &mut bytes).unwrap();
+    write_perfetto(&made.open(), 0, &EventFilter::default(), &Symbols::default(), &mut bytes)
+        .unwrap();
     Trace::decode(&*bytes).unwrap().packet
 }
 

@@ -8,6 +8,7 @@ use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::super::description::TraceDescription;
+use super::super::filter::{Chooser, EventFilter};
 use super::super::lifetime::{PLACES, StreamPlace};
 use super::super::reader::Session;
 use super::super::spans::{Lane, Spans};
@@ -23,6 +24,7 @@ const BATCH: usize = 256;
 pub(super) struct Writer<'a, W> {
     pub(super) description: &'a TraceDescription,
     pub(super) clock: Clock,
+    pub(super) chooser: Chooser<'a>,
     names: NameCache<'a>,
     out: &'a mut W,
     batch: Trace,
@@ -49,10 +51,16 @@ pub(super) struct Counter {
 }
 
 impl<'a, W: Write> Writer<'a, W> {
-    pub(super) fn new(session: &'a Session, symbols: &'a Symbols, out: &'a mut W) -> Self {
+    pub(super) fn new(
+        session: &'a Session,
+        filter: &'a EventFilter,
+        symbols: &'a Symbols,
+        out: &'a mut W,
+    ) -> Self {
         Self {
             description: &session.description,
             clock: session.description.clock(),
+            chooser: Chooser::new(filter, &session.description, symbols),
             names: NameCache::new(symbols),
             out,
             batch: Trace::default(),

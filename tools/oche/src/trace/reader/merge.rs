@@ -161,6 +161,28 @@ pub(super) fn scan(source: &impl ByteSource, session: &Session, mut visit: impl 
     }
 }
 
+/// The first and the last time of `session`'s records, in ticks, as the sound chunks at the ends of
+/// each CPU's have them.
+pub(super) fn span(source: &impl ByteSource, session: &Session) -> Option<(u64, u64)> {
+    let mut span: Option<(u64, u64)> = None;
+    for (cpu, chunks) in session.cpus.iter().enumerate() {
+        let mut stream = CpuStream::new(cpu, &[]);
+        let first = chunks.iter().find(|chunk| stream.read(chunk, source).is_some());
+        let last = chunks.iter().rfind(|chunk| stream.read(chunk, source).is_some());
+        for chunk in first.into_iter().chain(last) {
+            if stream.read(chunk, source).is_none() {
+                continue;
+            }
+            for bytes in stream.payload.as_chunks::<RECORD_BYTES>().0 {
+                let time = Record::from_bytes(bytes).time();
+                let (first, last) = span.unwrap_or((time, time));
+                span = Some((first.min(time), last.max(time)));
+            }
+        }
+    }
+    span
+}
+
 /// One CPU's records, a chunk at a time.
 #[derive(Debug)]
 struct CpuStream<'a> {

@@ -1,8 +1,9 @@
 //! Whole files read in order; damaged ones read as far as they go; nothing else is shown.
 
 use super::*;
+use crate::trace::filter::{EventFilter, KindSet, StreamChoice, Whom};
 use crate::trace::format::{chunk, file_header};
-use crate::trace::output::{OutputFilter, write_json, write_text};
+use crate::trace::output::{write_json, write_text};
 use crate::trace::summary::summarize;
 use crate::trace::symbols::Symbols;
 use oche_trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
@@ -105,9 +106,9 @@ fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<TraceIte
     trace.events().show(&mut shown);
     assert_eq!(shown.0, items, "shown and handed over");
     summarize(&trace);
-    write_text(&trace, &OutputFilter::default(), &Symbols::default(), &mut Vec::new())
+    write_text(&trace, &EventFilter::default(), &Symbols::default(), &mut Vec::new())
         .expect("a Vec takes all");
-    write_json(&trace, &OutputFilter::default(), &Symbols::default(), &mut Vec::new())
+    write_json(&trace, &EventFilter::default(), &Symbols::default(), &mut Vec::new())
         .expect("a Vec takes all");
     Some((trace, items))
 }
@@ -282,31 +283,27 @@ fn two_boots_are_two_sessions_one_after_the_other() {
 #[test]
 fn a_filter_shows_what_it_was_asked_for() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
-    let lines = |filter: OutputFilter| {
+    let lines = |filter: EventFilter| {
         let mut out = Vec::new();
         write_text(&trace, &filter, &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap().lines().filter(|line| !line.starts_with('#')).count()
     };
-    assert_eq!(lines(OutputFilter { cpu: Some(1), ..OutputFilter::default() }), 30);
-    assert_eq!(
-        lines(OutputFilter {
-            stream: Some(2),
-            device: Some("nv".into()),
-            ..OutputFilter::default()
-        }),
-        60
-    );
-    assert_eq!(lines(OutputFilter { stream: Some(3), ..OutputFilter::default() }), 0);
-    assert_eq!(lines(OutputFilter { dart: Some(1), ..OutputFilter::default() }), 0);
-    let unmaps = vec![oche_types::event::Kind::Unmap];
-    assert_eq!(lines(OutputFilter { kinds: unmaps, ..OutputFilter::default() }), 0);
+    assert_eq!(lines(EventFilter { cpu: Some(1), ..EventFilter::default() }), 30);
+    let of = |whom| EventFilter { whom, ..EventFilter::default() };
+    let stream = |stream| vec![StreamChoice { dart: None, stream: Some(stream) }];
+    let device = Some("nv".into());
+    assert_eq!(lines(of(Whom { streams: stream(2), device, ..Whom::default() })), 60);
+    assert_eq!(lines(of(Whom { streams: stream(3), ..Whom::default() })), 0);
+    assert_eq!(lines(of(Whom { dart: Some(1), ..Whom::default() })), 0);
+    let unmaps = KindSet::NONE.with(oche_types::event::Kind::Unmap);
+    assert_eq!(lines(EventFilter { kinds: unmaps, ..EventFilter::default() }), 0);
 }
 
 #[test]
 fn json_agrees_with_the_text() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let mut out = Vec::new();
-    write_json(&trace, &OutputFilter::default(), &Symbols::default(), &mut out).unwrap();
+    write_json(&trace, &EventFilter::default(), &Symbols::default(), &mut out).unwrap();
     let lines: Vec<serde_json::Value> = String::from_utf8(out)
         .unwrap()
         .lines()
@@ -403,7 +400,7 @@ fn a_function_that_is_known_is_named_at_the_end_of_its_line() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let symbols = Symbols::new(vec![(0, "reset_vector".into())], 0);
     let mut out = Vec::new();
-    write_text(&trace, &OutputFilter::default(), &symbols, &mut out).unwrap();
+    write_text(&trace, &EventFilter::default(), &symbols, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.lines().last().unwrap().ends_with(" seq=29 code=reset_vector+0x4"), "{text}");
 }

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 fn page(made: &Made, name: &str) -> (String, Value) {
     let mut out = Vec::new();
-    write_report(&made.open(), 0, name, &Symbols::default(), &mut out).unwrap();
+    write_report(&made.open(), 0, name, &EventFilter::default(), &Symbols::default(), &mut out)
+        .unwrap();
     let page = String::from_utf8(out).unwrap();
     let (_, rest) = page.split_once("id=\"data\">").unwrap();
     let data = serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap();

@@ -5,7 +5,7 @@ use oche_trace::text::Clock;
 use oche_types::addr::IovaPage;
 
 use super::super::description::TraceDescription;
-use super::super::maps::Whom;
+use super::super::filter::Whom;
 use super::super::symbols::Symbols;
 
 /// Mappings and other happenings that are listed.
@@ -21,6 +21,10 @@ pub struct Question {
     /// The moment, in nanoseconds since Oche's start; that of the last fault there, or the end,
     /// where there is none.
     pub at_ns: Option<u64>,
+    /// Only what happened from this time on is listed, in nanoseconds since Oche's start.
+    pub from_ns: Option<u64>,
+    /// Only what happened up to this time is listed.
+    pub until_ns: Option<u64>,
 }
 
 /// A question about one page, with the trace that is asked.

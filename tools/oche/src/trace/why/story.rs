@@ -7,7 +7,7 @@ use oche_types::event::{Event, Kind};
 use super::super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::super::words::{code_in_words, direction, many, permission};
 use super::answer::Incident;
-use super::asker::{Asker, LISTED, ticks_at};
+use super::asker::{Asker, LISTED, Question, ticks_at};
 
 /// The history of one device.
 #[derive(Default)]
@@ -140,6 +140,12 @@ impl Asker<'_> {
         incidents: &mut Vec<Incident>,
     ) {
         let time_ns = self.clock.nanoseconds(record.time());
+        let Question { from_ns, until_ns, .. } = self.question;
+        if from_ns.is_some_and(|from| time_ns < from)
+            || until_ns.is_some_and(|until| time_ns > until)
+        {
+            return;
+        }
         let what = match *event {
             Event::Fault { dart, stream, iova, is_write, code, .. }
                 if iova >> 12 == u64::from(self.page.0)

@@ -1,9 +1,10 @@
 //! Questions about made-up traces, and the answers to the word where the words matter.
 
 use super::*;
+use crate::trace::filter::{EventFilter, StreamChoice, Whom};
 use crate::trace::leaks::leaks;
 use crate::trace::made::{Made, at, map, unmap};
-use crate::trace::maps::{Whom, maps};
+use crate::trace::maps::maps;
 use oche_types::dart::entry::Permission;
 use oche_types::event::Event;
 
@@ -11,7 +12,7 @@ const TO_DEVICE: Permission = Permission::READ_ONLY;
 const FROM_DEVICE: Permission = Permission::WRITE_ONLY;
 
 fn ask(made: &Made, iova: u64, at_ns: Option<u64>) -> Answer {
-    let question = Question { iova, whom: Whom::default(), at_ns };
+    let question = Question { iova, at_ns, ..Question::default() };
     why(&made.open(), 0, &question, &Symbols::default())
 }
 
@@ -108,15 +109,16 @@ fn the_same_page_mapped_elsewhere_and_the_granules_other_pages_are_named() {
     );
 }
 
+fn of_stream(stream: u8) -> Whom {
+    let streams = vec![StreamChoice { dart: None, stream: Some(stream) }];
+    Whom { streams, ..Whom::default() }
+}
+
 #[test]
 fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
     let mut made = Made::new();
     made.map(0, 1, 0x100, 7, TO_DEVICE).map(0, 1, 0x200, 8, TO_DEVICE);
-    let question = Question {
-        iova: 0x10_4000,
-        whom: Whom { stream: Some(1), ..Whom::default() },
-        at_ns: None,
-    };
+    let question = Question { iova: 0x10_4000, whom: of_stream(1), ..Question::default() };
     let answer = why(&made.open(), 0, &question, &Symbols::default());
     assert!(answer.devices.is_empty());
     assert_eq!(
@@ -124,7 +126,7 @@ fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
         "No event speaks of 0x104000 for nvme (DART 0 stream 1): never mapped, never refused."
     );
     assert!(answer.sentences[1].contains("4 pages below, and 0x200000"), "{}", answer.sentences[1]);
-    let unknown = Question { whom: Whom { stream: Some(7), ..Whom::default() }, ..question };
+    let unknown = Question { whom: of_stream(7), ..question };
     let answer = why(&made.open(), 0, &unknown, &Symbols::default());
     assert_eq!(
         answer.sentences,
@@ -170,11 +172,12 @@ fn maps_shows_what_was_there_at_the_moment() {
     let then = made.now;
     made.flush(0, 1, &(0..3).map(|page| unmap(at(0, 1, 8 + page), 100 + page)).collect::<Vec<_>>());
     let trace = made.open();
-    let shown = maps(&trace, 0, Some(then * 1000), &Whom::default(), &Symbols::default());
+    let shown = maps(&trace, 0, Some(then * 1000), &EventFilter::default(), &Symbols::default());
     assert_eq!((shown.pages, shown.devices[0].buffers.len()), (3, 1));
     assert_eq!(shown.devices[0].buffers[0].end, "0xb000");
-    assert_eq!(maps(&trace, 0, None, &Whom::default(), &Symbols::default()).pages, 0);
-    let other = Whom { device: Some("e1000e".into()), ..Whom::default() };
+    assert_eq!(maps(&trace, 0, None, &EventFilter::default(), &Symbols::default()).pages, 0);
+    let whom = Whom { device: Some("e1000e".into()), ..Whom::default() };
+    let other = EventFilter { whom, ..EventFilter::default() };
     assert_eq!(maps(&trace, 0, Some(then * 1000), &other, &Symbols::default()).pages, 0);
 }
 
@@ -188,13 +191,13 @@ fn a_forgotten_buffer_is_suspected_and_an_idle_ring_is_not() {
         }
         made.map(0, 2, number, number + 1000, FROM_DEVICE);
     }
-    let clean = leaks(&made.open(), 0, &Whom::default(), &Symbols::default());
+    let clean = leaks(&made.open(), 0, &EventFilter::default(), &Symbols::default());
     assert_eq!((clean.pages, clean.suspect_pages), (64, 0));
     made.map(0, 1, 0x5000, 5, TO_DEVICE);
     for number in 0..200_u32 {
         made.map(0, 1, 0x6000 + number, 6, TO_DEVICE).unmap(0, 1, 0x6000 + number, 6);
     }
-    let leaky = leaks(&made.open(), 0, &Whom::default(), &Symbols::default());
+    let leaky = leaks(&made.open(), 0, &EventFilter::default(), &Symbols::default());
     assert_eq!((leaky.pages, leaky.suspect_pages), (65, 1));
     let suspect = &leaky.groups[0].suspects[0];
     assert_eq!((suspect.buffer.iova.as_str(), suspect.overtaken), ("0x5000000", 200));

@@ -114,6 +114,7 @@ fn texts<'a>(node: TreeNode<'_, 'a>, property: &str) -> impl Iterator<Item = Str
 #[cfg(test)]
 pub(super) mod tests {
     use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use proptest::prelude::*;
 
     use super::MacTree;
     use crate::kernel_check::rules::Macs;
@@ -193,5 +194,22 @@ pub(super) mod tests {
         let middle = damaged.len() / 2;
         damaged[middle..middle + 64].fill(0xff);
         assert!(MacTree::parse(&damaged).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_refused_or_read_and_never_a_panic(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut blob = mac(AIR.0, AIR.1, AIR.2);
+            for (index, byte) in flips {
+                let at = index.index(blob.len());
+                blob[at] = byte;
+            }
+            if let Err(error) = MacTree::parse(&blob) {
+                let words = format!("{error:#}");
+                prop_assert!(!words.contains('\n'));
+            }
+        }
     }
 }

@@ -74,6 +74,7 @@ fn read(decoder: impl Read, limit: u64) -> Result<Vec<u8>> {
 mod tests {
     use super::{compression, expand, is_zboot};
     use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
+    use proptest::prelude::*;
     use std::io::Write;
 
     fn zboot(name: &[u8], payload: &[u8], size: usize) -> Vec<u8> {
@@ -87,34 +88,36 @@ mod tests {
         file
     }
 
-    #[test]
-    fn every_known_compression_is_expanded() {
-        let kernel = vec![0x5a; 5000];
+    /// A kernel's bytes in every known compression, by its name.
+    fn packed(kernel: &[u8]) -> [(&'static str, Vec<u8>); 6] {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&kernel).expect("packed");
+        gzip.write_all(kernel).expect("packed");
         let gzip = gzip.finish().expect("packed");
-        let zstd = ruzstd::encoding::compress_to_vec(
-            kernel.as_slice(),
-            ruzstd::encoding::CompressionLevel::Fastest,
-        );
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let zstd = ruzstd::encoding::compress_to_vec(kernel, level);
         let mut xz = XzWriter::new(Vec::new(), XzOptions::default()).expect("a writer");
-        xz.write_all(&kernel).expect("packed");
+        xz.write_all(kernel).expect("packed");
         let xz = xz.finish().expect("packed");
         let options = LzmaOptions::default();
         let mut lzma = LzmaWriter::new_use_header(Vec::new(), &options, None).expect("a writer");
-        lzma.write_all(&kernel).expect("packed");
+        lzma.write_all(kernel).expect("packed");
         let lzma = lzma.finish().expect("packed");
-        let packed = [
-            ("gzip", &gzip),
-            ("zstd", &zstd),
-            ("zstd22", &zstd),
-            ("xz", &xz),
-            ("xzkern", &xz),
-            ("lzma", &lzma),
-        ];
-        for (name, payload) in packed {
+        [
+            ("gzip", gzip),
+            ("zstd", zstd.clone()),
+            ("zstd22", zstd),
+            ("xz", xz.clone()),
+            ("xzkern", xz),
+            ("lzma", lzma),
+        ]
+    }
+
+    #[test]
+    fn every_known_compression_is_expanded() {
+        let kernel = vec![0x5a; 5000];
+        for (name, payload) in &packed(&kernel) {
             let file = zboot(name.as_bytes(), payload, payload.len());
-            assert_eq!(compression(&file).expect("a name"), name);
+            assert_eq!(compression(&file).expect("a name"), *name);
             assert!(is_zboot(&file));
             assert_eq!(expand(&file, 1 << 20).expect("a kernel"), kernel);
             assert!(
@@ -137,5 +140,27 @@ mod tests {
         assert!(refusal(&zboot(b"gzip", &[0; 8], 8)).contains("damaged"));
         assert!(refusal(&zboot(b"zstd", &[0; 8], 8)).contains("damaged"));
         assert!(refusal(&zboot(b"gzip", &[], 0)[..12]).contains("cut short"));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_refused_or_read_and_never_a_panic(
+            kind in 0_usize..6,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let kernel: Vec<u8> = (0..3000_u32).map(|it| ((it * it) >> 3) as u8).collect();
+            let (name, payload) = &packed(&kernel)[kind];
+            let mut file = zboot(name.as_bytes(), payload, payload.len());
+            for (index, byte) in flips {
+                let at = index.index(file.len());
+                file[at] = byte;
+            }
+            file.truncate(end.index(file.len()) + 1);
+            let _ = compression(&file);
+            if let Ok(expanded) = expand(&file, 1 << 20) {
+                prop_assert!(expanded.len() <= 1 << 20);
+            }
+        }
     }
 }

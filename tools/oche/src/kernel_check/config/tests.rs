@@ -2,6 +2,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::{ConfigSource, KernelConfig, Setting, find, release};
 
 /// The lines that matter of Debian's `/boot/config-6.12.118+deb13-arm64`.
@@ -138,4 +140,17 @@ fn damaged_and_missing_configurations_are_errors_that_name_them() {
     let whole = gzip(DEBIAN.as_bytes());
     fs::write(&packed, &whole[..whole.len() / 2]).expect("written");
     assert!(error(&packed, &[]).contains("damaged"), "{}", error(&packed, &[]));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_or_read_and_never_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        lines in prop::collection::vec("(CONFIG_|# Linux/|# CONFIG_)?[ -~]{0,30}", 0..20),
+    ) {
+        let _ = KernelConfig::parse(&bytes);
+        let text = format!("CONFIG_ARM64=y\n{}", lines.join("\n"));
+        prop_assert!(KernelConfig::parse(text.as_bytes()).is_ok() || text.contains("CONFIG_ARM64="));
+        let _ = find(None, &[b"IKCFG_ST\x1f\x8b".as_slice(), &bytes].concat(), Path::new(""), None);
+    }
 }

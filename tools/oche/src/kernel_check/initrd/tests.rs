@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use cpio::newc;
+use proptest::prelude::*;
 
 use super::InitrdModules;
 
@@ -88,4 +89,26 @@ fn damaged_and_foreign_files_are_refused() {
     let mut huge = plain.clone();
     huge[94..102].copy_from_slice(b"FFFFFFFF");
     assert!(refusal(&huge).contains("build it again"));
+}
+
+proptest! {
+    #[test]
+    fn damage_is_refused_or_read_and_never_a_panic(
+        kind in 0_usize..4,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let plain = archive(&["init", NVME, SART]);
+        let packings = [plain.clone(), gzip(&plain), xz(&plain), zstd(&plain)];
+        let mut bytes = packings[kind].clone();
+        for (index, byte) in flips {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(end.index(bytes.len()) + 1);
+        if let Err(error) = InitrdModules::parse(&bytes) {
+            let words = format!("{error:#}");
+                prop_assert!(!words.contains('\n'));
+        }
+    }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::inspect::command::InspectArguments;
+use crate::install::command::{InstallArguments, StatusArguments, UninstallArguments};
 use crate::kernel_check::command::CheckKernelArguments;
 use crate::pack::command::PackArguments;
 use crate::probe::ProbeArguments;
@@ -30,6 +31,12 @@ enum Command {
     CheckKernel(CheckKernelArguments),
     /// List the contents of a packed image, or of m1n1's boot.bin
     Inspect(InspectArguments),
+    /// Put Oche and U-Boot into m1n1's boot.bin, by the distribution's update-m1n1
+    Install(InstallArguments),
+    /// Show whether Oche is installed and whole, and what to do if it is not
+    Status(StatusArguments),
+    /// Put back the boot.bin and the settings from before `oche install`
+    Uninstall(UninstallArguments),
     /// Write an image that only measures an M1, or read its report back
     Probe(ProbeArguments),
 }
@@ -57,6 +64,9 @@ pub fn main() -> ExitCode {
         Command::Pack(arguments) => arguments.run().map(done),
         Command::CheckKernel(arguments) => arguments.run(),
         Command::Inspect(arguments) => arguments.run(),
+        Command::Install(arguments) => arguments.run(),
+        Command::Status(arguments) => arguments.run(),
+        Command::Uninstall(arguments) => arguments.run(),
         Command::Probe(arguments) => arguments.run(),
     };
     match result {

@@ -21,6 +21,7 @@ pub mod embedded;
 pub mod environment;
 pub mod image_source;
 pub mod inspect;
+pub mod install;
 pub mod kernel_check;
 pub mod linked_image;
 pub mod needs;

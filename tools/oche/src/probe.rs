@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use oche_boot::header;
 use oche_boot::payload::ItemKind;
-use oche_boot::{banner, header};
 use oche_m1_probe::reading;
 use oche_m1_probe::settings::Settings;
 
@@ -105,7 +105,7 @@ impl ProbeArguments {
             refuse_input(output, self.then.as_deref().into_iter().chain(self.oche.as_deref()))?;
         }
         // Wrong input is reported before anything is built.
-        let next = self.then.as_deref().map(u_boot).transpose()?;
+        let next = self.then.as_deref().map(KernelImage::read_u_boot).transpose()?;
         let elf = oche_elf(self.board.package(), self.oche.as_deref(), "The probe for EL2")?;
         let settings = Settings { seconds: self.seconds, has_next: next.is_some() };
         let image = image_of(&elf, next.as_ref().map(KernelImage::bytes), settings)?;
@@ -156,19 +156,6 @@ fn image_of(elf: &OcheElf, next: Option<&[u8]>, settings: Settings) -> Result<Ve
     Ok(image)
 }
 
-/// Reads the U-Boot in `file`.
-///
-/// # Errors
-///
-/// The file cannot be read, or is something else.
-fn u_boot(file: &Path) -> Result<KernelImage> {
-    let kernel = KernelImage::read(file)?;
-    if !banner::is_u_boot(kernel.bytes()) {
-        bail!("{} is no U-Boot: name a u-boot-nodtb.bin", file.display());
-    }
-    Ok(kernel)
-}
-
 /// An arm64 Image that waits for ever.
 fn waiting_image() -> Vec<u8> {
     let mut image: Vec<u8> = WAIT.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -187,7 +174,7 @@ fn waiting_image() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SCRATCH_BYTES, u_boot, waiting_image};
+    use super::{KernelImage, SCRATCH_BYTES, waiting_image};
     use oche_boot::header;
     use std::fs;
 
@@ -204,10 +191,10 @@ mod tests {
         let file = folder.path().join("kernel");
         let mut image = waiting_image();
         fs::write(&file, &image).expect("written");
-        let error = u_boot(&file).expect_err("refused").to_string();
+        let error = KernelImage::read_u_boot(&file).expect_err("refused").to_string();
         assert!(error.contains("no U-Boot"), "{error}");
         image.extend(b"U-Boot 2025.01 (x)\0");
         fs::write(&file, &image).expect("written");
-        assert_eq!(u_boot(&file).expect("U-Boot").bytes(), image);
+        assert_eq!(KernelImage::read_u_boot(&file).expect("U-Boot").bytes(), image);
     }
 }

@@ -11,6 +11,7 @@ mod taken;
 mod text;
 
 pub use file::BootFile;
+pub(crate) use payload::tree;
 pub use payload::{Compression, Content, End, KernelPayload, Payload, TreePayload};
 pub use taken::Taken;
 

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
+use super::kernel_image::KernelImage;
 use super::{GuestFiles, image_of};
 use crate::destination::refuse_input;
 use crate::image_source::oche_elf;
-use crate::inspect::image;
+use crate::inspect::image::{self, Contents};
 use crate::kernel_check::warnings;
 use crate::output::to_standard_output;
 use crate::workspace;
@@ -18,19 +19,26 @@ use crate::workspace;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  oche pack --u-boot u-boot-nodtb.bin --output oche.img
+  oche pack --u-boot u-boot-nodtb.bin --option oche.log=debug --output oche.img
   oche pack --kernel /boot/vmlinuz --output oche.img
-  oche pack --kernel u-boot-nodtb.bin --option oche.log=debug --output oche.img
   oche pack --kernel Image --initrd initrd.img --option oche.bootargs='console=ttySAC0' --output oche.img
 
 Two files come out: the Image, and the same compressed with gzip beside it (.gz). With an output that ends
 in .gz only the compressed one comes out. `oche inspect` lists what either contains. For an M1, what a
-kernel of Linux has no driver for is printed as a warning; `oche check-kernel` has the reasons.")]
+kernel of Linux has no driver for is printed as a warning; `oche check-kernel` has the reasons.
+
+On a Mac, pack U-Boot: GRUB, updates of the kernel and installer media then work as without Oche. `oche
+install` packs it and puts it into m1n1's boot.bin.")]
 pub struct PackArguments {
+    /// Pack U-Boot (u-boot-nodtb.bin), the recommended way on a Mac
+    #[arg(long, value_name = "FILE", required_unless_present = "kernel")]
+    u_boot: Option<PathBuf>,
     /// Pack this kernel of the guest: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
-    #[arg(long)]
-    kernel: PathBuf,
+    #[arg(long, conflicts_with = "u_boot")]
+    kernel: Option<PathBuf>,
     /// Pack this initrd; without it the guest gets the loader's, if there is one
-    #[arg(long)]
+    #[arg(long, conflicts_with = "u_boot")]
     initrd: Option<PathBuf>,
     /// Set an option of Oche; may be repeated, and the last of a name counts
     #[arg(long = "option", value_name = "oche.NAME=VALUE", value_parser = parse_option)]
@@ -84,29 +92,28 @@ impl PackArguments {
     /// As [`super::pack`]; or Oche cannot be built, or is one for another board.
     pub fn run(&self) -> Result<()> {
         let Outputs { plain, compressed } = outputs(&self.output);
+        let kernel = self.u_boot.as_ref().or(self.kernel.as_ref()).context("no kernel is named")?;
         let guest = GuestFiles {
-            kernel: self.kernel.clone(),
+            kernel: kernel.clone(),
             initrd: self.initrd.clone(),
             options: self.options.clone(),
         };
         // Wrong input is reported before anything is built.
-        let inputs = [Some(&self.kernel), self.initrd.as_ref(), self.oche.as_ref()];
+        let inputs = [Some(kernel), self.initrd.as_ref(), self.oche.as_ref()];
         for output in plain.iter().chain([&compressed]) {
             refuse_input(output, inputs.iter().flatten().map(|input| input.as_path()))?;
         }
-        let kernel = super::kernel_image::KernelImage::read(&guest.kernel)?;
+        let kernel = match &self.u_boot {
+            Some(file) => KernelImage::read_u_boot(file)?,
+            None => KernelImage::read(kernel)?,
+        };
         super::options_text(&guest.options)?;
         if self.board == PackBoard::M1 {
             for line in warnings::of_packed(&kernel, &guest.kernel, guest.initrd.as_deref()) {
                 crate::message!("oche: warning: {line}");
             }
         }
-        let oche = oche_elf(self.board.package(), self.oche.as_deref(), "Oche for EL2")?;
-        let (image, _) = image_of(&oche, &guest)?;
-        let contents = image::contents(image.clone())?;
-        if contents.board != self.board.name() {
-            bail!("{} is for {}, not for {}", oche.origin, contents.board, self.board.name());
-        }
+        let (image, contents) = image_for(self.board, self.oche.as_deref(), &guest)?;
         if let Some(plain) = &plain {
             workspace::write_whole(plain, &image)?;
         }
@@ -115,6 +122,27 @@ impl PackArguments {
             plain.iter().chain([&compressed]).map(|path| path.display().to_string()).collect();
         to_standard_output(|out| writeln!(out, "{contents}wrote    {}", names.join(" and ")))
     }
+}
+
+/// The image of Oche for `board` with `guest`, and its contents. `oche` is its ELF file; without
+/// it, the one that this program carries is taken, or Oche is built.
+///
+/// # Errors
+///
+/// As [`super::pack`]; or there is no Oche, or it is one for another board.
+pub(crate) fn image_for(
+    board: PackBoard,
+    oche: Option<&Path>,
+    guest: &GuestFiles,
+) -> Result<(Vec<u8>, Contents)> {
+    super::options_text(&guest.options)?;
+    let oche = oche_elf(board.package(), oche, "Oche for EL2")?;
+    let (image, _) = image_of(&oche, guest)?;
+    let contents = image::contents(image.clone())?;
+    if contents.board != board.name() {
+        bail!("{} is for {}, not for {}", oche.origin, contents.board, board.name());
+    }
+    Ok((image, contents))
 }
 
 /// The files to write.
@@ -142,7 +170,7 @@ pub(crate) fn compress(image: &[u8]) -> Result<Vec<u8>> {
     encoder.finish().context("cannot compress the image")
 }
 
-fn parse_option(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_option(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("options are spelled oche.NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use oche_boot::banner;
 use oche_boot::header::{self, KernelError};
 
 use super::zboot;
@@ -30,6 +31,25 @@ impl KernelImage {
             fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
         Self::from_bytes(bytes)
             .with_context(|| format!("the kernel {} cannot be started", path.display()))
+    }
+
+    /// Reads U-Boot from a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is something else.
+    pub fn read_u_boot(path: &Path) -> Result<Self> {
+        let image = Self::read(path)?;
+        if !banner::is_u_boot(&image.bytes) {
+            bail!("{} is no U-Boot: name a u-boot-nodtb.bin", path.display());
+        }
+        Ok(image)
+    }
+
+    /// The version banner, if it has one.
+    #[must_use]
+    pub fn banner(&self) -> Option<&str> {
+        banner::find(&self.bytes)
     }
 
     /// Takes a kernel's bytes, expanding gzip and EFI zboot on the way.

@@ -264,9 +264,10 @@ fn from_record(text: &str) -> Option<Package> {
     let field = |wanted: &str| {
         record.lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':')).map(str::trim)
     };
-    let depends = field("Depends")
-        .unwrap_or_default()
-        .split(',')
+    let depends = ["Pre-Depends", "Depends"]
+        .iter()
+        .filter_map(|name| field(name))
+        .flat_map(|list| list.split(','))
         .filter_map(|alternatives| alternatives.split('|').next())
         .filter_map(|first| first.split_whitespace().next())
         .map(|name| name.split(':').next().unwrap_or(name).to_owned())
@@ -286,11 +287,14 @@ mod tests {
     #[test]
     fn a_record_gives_the_first_alternative_of_each_dependency() {
         let text = "Package: linux-headers-6.1.0-56-arm64\nVersion: 6.1.192-2\nArchitecture: arm64\n\
-                    Depends: linux-headers-6.1.0-56-common (= 6.1.192-2), a | b, linux-kbuild-6.1:any (>= 6.1)\n\n\
+                    Pre-Depends: libc6 (>= 2.38)\nDepends: linux-headers-6.1.0-56-common (= 6.1.192-2), a | b, linux-kbuild-6.1:any (>= 6.1)\n\n\
                     Package: older\n";
         let package = from_record(text).expect("a package");
         assert_eq!(package.specification(), "linux-headers-6.1.0-56-arm64:arm64=6.1.192-2");
-        assert_eq!(package.depends, ["linux-headers-6.1.0-56-common", "a", "linux-kbuild-6.1"]);
+        assert_eq!(
+            package.depends,
+            ["libc6", "linux-headers-6.1.0-56-common", "a", "linux-kbuild-6.1"]
+        );
         assert_eq!(package.dependency("linux-kbuild-"), Some("linux-kbuild-6.1"));
         assert_eq!(from_record(""), None);
     }

@@ -11,8 +11,8 @@ use oche::{command, workspace};
 
 use super::boot_file::{self, Sources};
 use super::{
-    carried, document_commands, fault, kernels, m1, mac_trees, mistakes, port, probe, reset, views,
-    watch, wrong_input,
+    carried, document_commands, fault, install, kernels, m1, mac_trees, mistakes, port, probe,
+    reset, views, watch, wrong_input,
 };
 use crate::guest::kernel::KernelChoice;
 use crate::m1::device_tree::KernelSource;
@@ -71,6 +71,11 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         let toolchain = toolchain(step)?;
         let sources = Sources { kernel: KernelSource::of_the_board(step)?, is_fresh: false };
         boot_file::run(toolchain, &sources, step)
+    }),
+    ("Installation into m1n1's boot file, with Debian's packages", |step, _| {
+        let toolchain = toolchain(step)?;
+        let sources = Sources { kernel: KernelSource::of_the_board(step)?, is_fresh: false };
+        install::run(toolchain, &sources, step)
     }),
     ("Probe on the simulated M1", |step, _| probe::run(toolchain(step)?, step)),
     ("Simulated M1: failures that start U-Boot", |step, _| {

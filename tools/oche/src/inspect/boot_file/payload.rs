@@ -368,7 +368,12 @@ fn kernel(bytes: Vec<u8>) -> Result<KernelPayload> {
     Ok(KernelPayload { image: bytes, bytes: length, sha256, memory_bytes, banner, oche, damage })
 }
 
-fn tree(rest: &[u8]) -> Result<TreePayload> {
+/// The device tree at the beginning of `rest`, for what it is compatible with.
+///
+/// # Errors
+///
+/// It is none, or is cut short.
+pub(crate) fn tree(rest: &[u8]) -> Result<TreePayload> {
     let bytes = blob::total_size(rest).context("its FDT header is damaged")?;
     let own = rest.get(..whole(rest, bytes)?).unwrap_or_default();
     let mut buffer = vec![0; MAX_NORMALIZED_BYTES];

@@ -1,12 +1,10 @@
 //! `oche trace ...`: its arguments and what they do.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 use oche_types::event::Kind;
 
@@ -15,18 +13,18 @@ use super::filter::KindSet;
 use super::filter::options::EventOptions;
 use super::live::LiveArguments;
 use super::output::{write_json, write_text};
-use super::recorder::{FileRecorder, Recording, record_previous};
 use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::SymbolOptions;
-use crate::destination::{refuse_input, refuse_pipe};
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
 use files::open;
+use record::RecordArguments;
 
 mod answers;
 mod exports;
 mod files;
+mod record;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -76,7 +74,7 @@ Each line: CPU, seconds since Oche's start, event, its fields, then dart, stream
 code that caused it) and seq (the event's number on its CPU); with --symbols, code names the function. `CPU:2 [LOST 10 EVENTS]` marks a gap.
 map, unmap and io_page_fault begin with the fields of Linux's events of these names.")]
 struct TextArguments {
-    /// The trace file
+    /// The trace file, or - for standard input
     file: PathBuf,
     /// Print one JSON object a line
     #[arg(long)]
@@ -89,7 +87,7 @@ struct TextArguments {
 
 #[derive(Debug, Args)]
 struct StatsArguments {
-    /// The trace file
+    /// The trace file, or - for standard input
     file: PathBuf,
     /// Print JSON: a list with an object for each boot of Oche in the trace
     #[arg(long)]
@@ -98,29 +96,6 @@ struct StatsArguments {
     events: EventOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The guest's RAM must be a shared file:
-  qemu-system-aarch64 ... -object memory-backend-file,id=ram,size=2G,mem-path=FILE,share=on -machine memory-backend=ram
-The guest is never made to wait: what it overwrites before it is read is counted as lost.")]
-struct RecordArguments {
-    /// Record from this RAM file of the guest; wait for it if it is not there yet
-    #[arg(long, value_name = "FILE")]
-    ram: PathBuf,
-    /// Write this trace file
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
-    /// Stop after this many seconds [default: when Enter is pressed or standard input ends]
-    #[arg(long, value_name = "SECONDS")]
-    seconds: Option<f64>,
-    /// Stop when the file has this many MiB
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
-    limit: Option<u64>,
-    /// Save what the boot before left: after a panic or a reset, with Oche booted again
-    #[arg(long, conflicts_with_all = ["seconds", "limit"])]
-    previous: bool,
 }
 
 impl TraceArguments {
@@ -140,7 +115,7 @@ impl TraceArguments {
             TraceCommand::Report(arguments) => arguments.run()?,
             TraceCommand::Perfetto(arguments) => arguments.run()?,
             TraceCommand::Pcapng(arguments) => arguments.run()?,
-            TraceCommand::Record(arguments) => arguments.run()?,
+            TraceCommand::Record(arguments) => return arguments.run(),
             TraceCommand::Live(arguments) => arguments.run()?,
             TraceCommand::Filter(arguments) => arguments.run()?,
         }
@@ -193,67 +168,5 @@ impl StatsArguments {
             }
             Ok(())
         })
-    }
-}
-
-impl RecordArguments {
-    fn run(&self) -> Result<()> {
-        refuse_pipe(&self.ram)?;
-        refuse_input(&self.output, [self.ram.as_path()])?;
-        if self.previous {
-            return self.report(&record_previous(&self.ram, &self.output)?);
-        }
-        let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
-        let recorder = FileRecorder::start_limited(&self.ram, &self.output, limit)?;
-        let seconds =
-            self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
-        let (enter, entered) = mpsc::channel();
-        if seconds.is_none() {
-            crate::message!("recording {}; press Enter to stop", self.ram.display());
-            // It may wait for Enter for ever; the process ends without it.
-            std::thread::spawn(move || {
-                let _ = io::stdin().read_line(&mut String::new());
-                let _ = enter.send(());
-            });
-        }
-        let begun = Instant::now();
-        let (is_watched, mut shown) = (io::stderr().is_terminal(), begun);
-        while !recorder.is_over()
-            && entered.try_recv().is_err()
-            && seconds.is_none_or(|most| begun.elapsed() < most)
-        {
-            std::thread::sleep(Duration::from_millis(50));
-            if is_watched && shown.elapsed() >= Duration::from_millis(500) {
-                shown = Instant::now();
-                let so_far = recorder.so_far();
-                let (events, lost, kibibytes) = (so_far.records, so_far.lost, so_far.bytes / 1024);
-                eprint!(
-                    "\r{:.0} s, {events} events, {lost} lost, {kibibytes} KiB ",
-                    begun.elapsed().as_secs_f64()
-                );
-            }
-        }
-        if is_watched {
-            crate::message!();
-        }
-        let recording = recorder.finish()?;
-        if recording.sessions == 0 {
-            bail!(
-                "{}: no trace directory appeared in it (is Oche running there?)",
-                self.ram.display()
-            );
-        }
-        self.report(&recording)
-    }
-
-    fn report(&self, recording: &Recording) -> Result<()> {
-        crate::message!(
-            "{} events, {} lost, {} KiB in {}",
-            recording.records,
-            recording.lost,
-            recording.bytes / 1024,
-            self.output.display()
-        );
-        Ok(())
     }
 }

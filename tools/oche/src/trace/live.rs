@@ -15,6 +15,7 @@ use state::State;
 
 use super::filter::EventFilter;
 use super::filter::options::{IovaOptions, WhomOptions};
+use super::signals::Signals;
 use super::symbols::{SymbolOptions, Symbols};
 
 mod picture;
@@ -65,8 +66,9 @@ impl LiveArguments {
         live.state.know(&symbols);
         let (whom, iova) = (self.whom.unchecked(), self.iova.range());
         live.choose(EventFilter { whom, iova, ..EventFilter::default() });
+        let signals = Signals::catch()?;
         let mut terminal = ratatui::try_init().context("taking over the terminal")?;
-        let result = live.run(&mut terminal, &symbols);
+        let result = live.run(&mut terminal, &symbols, &signals);
         ratatui::restore();
         result
     }
@@ -112,8 +114,13 @@ impl Live {
         self.state.choose(filter);
     }
 
-    fn run(&mut self, terminal: &mut ratatui::DefaultTerminal, symbols: &Symbols) -> Result<()> {
-        loop {
+    fn run(
+        &mut self,
+        terminal: &mut ratatui::DefaultTerminal,
+        symbols: &Symbols,
+        signals: &Signals,
+    ) -> Result<()> {
+        while !signals.is_caught() {
             self.update()?;
             terminal
                 .draw(|frame| {
@@ -141,6 +148,7 @@ impl Live {
                 break;
             }
         }
+        Ok(())
     }
 
     /// Takes in what is new, for at most the time of a picture.

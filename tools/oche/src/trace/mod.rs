@@ -26,6 +26,7 @@ pub mod perfetto;
 pub mod reader;
 pub mod recorder;
 pub mod report;
+pub mod signals;
 pub mod spans;
 pub mod stream;
 pub mod summary;

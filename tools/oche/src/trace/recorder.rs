@@ -1,21 +1,26 @@
 //! Follows the rings of a running guest and writes what they hold to a file, until stopped.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use oche_trace::directory::{Layout, Machine, description};
 use oche_trace::record::{RECORD_BYTES, Record};
 use oche_trace::ring::RingReader;
+use oche_types::event::Kind;
 
-use super::format::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
+use super::format::{ChunkHeader, ChunkKind, End, Found, Sample};
 use super::memory::TraceMemory;
+use output::{Output, now};
+
+pub use output::{AroundFault, Keeping};
+
+mod output;
 
 /// Time between two looks at the rings. A ring of 4 MiB a CPU overruns within it at 26 million
 /// events a second.
@@ -46,8 +51,10 @@ pub struct Recording {
     pub records: u64,
     /// Records that the CPUs overwrote before they were read.
     pub lost: u64,
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub bytes: u64,
+    /// A fault ended it.
+    pub has_fault: bool,
 }
 
 /// The progress of a recording, to be shown.
@@ -74,11 +81,11 @@ pub fn record_previous(ram: &Path, output: &Path) -> Result<Recording> {
             ram.display()
         );
     };
-    let mut output = Output::create(output)?;
+    let mut output = Output::create(output, Keeping::default())?;
     let mut session = Session::begin(&memory, &mut output)?;
     session.drain()?;
     let (records, lost) = session.end()?;
-    Ok(Recording { sessions: 1, records, lost, bytes: output.bytes })
+    Ok(Recording { sessions: 1, records, lost, bytes: output.bytes, has_fault: false })
 }
 
 /// A caller's request to the thread.
@@ -96,18 +103,17 @@ impl FileRecorder {
     ///
     /// `output` cannot be written.
     pub fn start(ram: &Path, output: &Path) -> Result<Self> {
-        Self::start_limited(ram, output, None)
+        Self::start_keeping(ram, output, Keeping::default())
     }
 
-    /// The same, and stops by itself when the file has `limit_bytes` (about: what is at hand is
-    /// still written).
+    /// The same, of which it keeps what `keeping` says; it stops by itself where that says so
+    /// (about: what is at hand is still written). For the path `-` it writes to standard output.
     ///
     /// # Errors
     ///
     /// `output` cannot be written.
-    pub fn start_limited(ram: &Path, output: &Path, limit_bytes: Option<u64>) -> Result<Self> {
-        let mut file = Output::create(output)?;
-        file.limit = limit_bytes.unwrap_or(u64::MAX);
+    pub fn start_keeping(ram: &Path, output: &Path, keeping: Keeping) -> Result<Self> {
+        let file = Output::create(output, keeping)?;
         let (orders, inbox) = mpsc::channel();
         let ram = ram.to_owned();
         let progress = Arc::new(Progress::default());
@@ -131,7 +137,13 @@ impl FileRecorder {
     pub fn so_far(&self) -> Recording {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Progress { sessions, records, lost, bytes } = &*self.progress;
-        Recording { sessions: of(sessions), records: of(records), lost: of(lost), bytes: of(bytes) }
+        Recording {
+            sessions: of(sessions),
+            records: of(records),
+            lost: of(lost),
+            bytes: of(bytes),
+            has_fault: false,
+        }
     }
 
     /// Whether the thread has ended by itself: the size limit, or an error that
@@ -174,16 +186,20 @@ fn record(
 ) -> Result<Recording> {
     let mut recording = Recording::default();
     let mut is_last_look = false;
-    while !is_last_look && output.bytes < output.limit {
+    while !is_last_look && !output.is_full() {
         is_last_look = matches!(inbox.recv_timeout(SEARCH), Err(RecvTimeoutError::Disconnected));
         let Ok(file) = File::open(ram) else { continue };
         let Some(memory) = TraceMemory::find(&file)? else { continue };
         let mut session = Session::begin(&memory, &mut output)?;
         recording.sessions += 1;
         is_last_look |= session.follow(inbox, recording, progress)?;
+        recording.has_fault |= session.fault.is_some();
         let (records, lost) = session.end()?;
         recording.records += records;
         recording.lost += lost;
+    }
+    if output.keeping.until_fault.is_some() {
+        recording.records = output.records;
     }
     recording.bytes = output.bytes;
     Ok(recording)
@@ -198,6 +214,8 @@ struct Session<'a> {
     buffer: Vec<Record>,
     newest_ticks: u64,
     records: u64,
+    /// When a fault was seen, where one is waited for.
+    fault: Option<Instant>,
 }
 
 /// One CPU's records on their way from the ring to the file.
@@ -222,10 +240,12 @@ impl<'a> Session<'a> {
             buffer: vec![Record::default(); CHUNK_RECORDS],
             newest_ticks: 0,
             records: 0,
+            fault: None,
         })
     }
 
-    /// Follows the rings. True: the caller has hung up. False: Oche began anew or the file is full.
+    /// Follows the rings. True: the caller has hung up, or there was a fault. False: Oche began
+    /// anew or the file is full.
     fn follow(
         &mut self,
         inbox: &Receiver<Order>,
@@ -261,8 +281,18 @@ impl<'a> Session<'a> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.output.bytes >= self.output.limit {
+            if self.output.is_full() {
                 return Ok(false);
+            }
+            if self.output.must_rotate() {
+                self.end_file()?;
+                self.output.rotate()?;
+            }
+            let after = self.output.keeping.until_fault.map(|around| around.after);
+            if let (Some(fault), Some(after)) = (self.fault, after)
+                && fault.elapsed() >= after
+            {
+                return Ok(true);
             }
         }
     }
@@ -281,6 +311,10 @@ impl<'a> Session<'a> {
                 let records = self.buffer.get(..batch.count).unwrap_or_default();
                 self.newest_ticks =
                     records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
+                let is_waiting = self.output.is_waiting() && self.fault.is_none();
+                if is_waiting && records.iter().any(is_fault) {
+                    self.fault = Some(Instant::now());
+                }
                 if cpu.lost_before > 0 {
                     cpu.flush(self.output)?;
                 }
@@ -304,6 +338,9 @@ impl<'a> Session<'a> {
                 cpu.flush(self.output)?;
             }
         }
+        if self.fault.is_some() {
+            self.output.release()?;
+        }
         Ok(())
     }
 
@@ -320,17 +357,27 @@ impl<'a> Session<'a> {
     /// Writes what is pending, a last sample and the totals. Returns records written and records
     /// lost.
     fn end(mut self) -> Result<(u64, u64)> {
+        self.output.release()?;
+        self.end_file()?;
+        let lost = self.cpus.iter().fold(0_u64, |sum, cpu| sum.saturating_add(cpu.reader.lost()));
+        Ok((self.records, lost))
+    }
+
+    /// Ends the file that is being written, as if the recording ended.
+    fn end_file(&mut self) -> Result<()> {
         for cpu in &mut self.cpus {
             cpu.flush(self.output)?;
         }
         self.sample(String::new())?;
-        let cpus: Vec<(u64, u64)> =
-            self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost())).collect();
-        let lost = cpus.iter().fold(0_u64, |sum, (_, lost)| sum.saturating_add(*lost));
+        let cpus = self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost())).collect();
         let end = End { unix_nanoseconds: now(), cpus };
-        self.output.chunk(ChunkKind::End, ChunkHeader::default(), &end.to_payload())?;
-        Ok((self.records, lost))
+        self.output.chunk(ChunkKind::End, ChunkHeader::default(), &end.to_payload())
     }
+}
+
+/// Whether a device was refused something, or wrote where it should not.
+fn is_fault(record: &Record) -> bool {
+    matches!(record.kind(), Some(Kind::Fault | Kind::RedZone))
 }
 
 fn cpus_of(layout: Layout) -> Vec<CpuRecording> {
@@ -355,55 +402,6 @@ impl CpuRecording {
         self.pending.clear();
         Ok(())
     }
-}
-
-/// The file being written. It begins with the first chunk: until then what was there before stays.
-struct Output {
-    file: Option<File>,
-    path: PathBuf,
-    bytes: u64,
-    limit: u64,
-}
-
-impl Output {
-    fn create(path: &Path) -> Result<Self> {
-        // A file that cannot be written is reported before the wait for a guest.
-        let is_new = !path.exists();
-        let opened = File::options().write(true).create(true).truncate(false).open(path);
-        opened.with_context(|| format!("creating the trace {}", path.display()))?;
-        if is_new {
-            std::fs::remove_file(path)
-                .with_context(|| format!("creating the trace {}", path.display()))?;
-        }
-        Ok(Self { file: None, path: path.to_owned(), bytes: 0, limit: u64::MAX })
-    }
-
-    fn chunk(&mut self, kind: ChunkKind, header: ChunkHeader, payload: &[u8]) -> Result<()> {
-        self.write(&chunk(ChunkHeader { kind: kind as u32, ..header }, payload))
-    }
-
-    /// One write a chunk: a file that is cut off ends within the last one.
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let action = || format!("writing the trace {}", self.path.display());
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => {
-                let mut file = File::create(&self.path).with_context(action)?;
-                let header = file_header(now());
-                file.write_all(&header).with_context(action)?;
-                self.bytes += header.len() as u64;
-                none.insert(file)
-            }
-        };
-        file.write_all(bytes).with_context(action)?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

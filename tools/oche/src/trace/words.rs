@@ -77,6 +77,25 @@ pub fn many(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Bytes as `512K`, `100M`, `2G`, or a plain number; at least 4096.
+///
+/// # Errors
+///
+/// It is something else; what it should be.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || "a size of at least 4K, such as 512K, 100M or 2G".to_owned();
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k']);
+    let unit = match text.get(digits.len()..) {
+        Some("") => 1,
+        Some("K" | "k") => 1 << 10,
+        Some("M") => 1 << 20,
+        Some("G") => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    bytes.filter(|bytes| *bytes >= 4096).ok_or_else(wrong)
+}
+
 /// Seconds with up to nine decimals, as nanoseconds: exactly what the text shows.
 ///
 /// # Errors
@@ -142,6 +161,15 @@ mod tests {
         assert_eq!(parse_seconds("12"), Ok(12_000_000_000));
         for wrong in ["", "x", "1.0000000001", "-1", "1.-5", "99999999999999999999"] {
             assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_or_none() {
+        assert_eq!(parse_size("100M"), Ok(100 << 20));
+        assert_eq!((parse_size("4096"), parse_size("4K")), (Ok(4096), Ok(4096)));
+        for wrong in ["", "M", "1", "10KM", "-1M", "1.5M", "99999999999G"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
         }
     }
 

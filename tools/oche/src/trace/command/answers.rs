@@ -24,7 +24,7 @@ use oche_trace::text::Clock;
 /// The trace, and which boot of it.
 #[derive(Debug, Args)]
 pub(super) struct Input {
-    /// The trace file
+    /// The trace file, or - for standard input
     pub(super) file: PathBuf,
     /// Choose this boot of Oche where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
@@ -117,7 +117,7 @@ drivers cause too. What each can see and what it cannot: docs/trace.md.
 
 Ends with 0 if nothing was found, 1 if something was, 2 if the trace could not be read.")]
 pub(super) struct CheckArguments {
-    /// The trace file
+    /// The trace file, or - for standard input
     file: PathBuf,
     /// Report hints too
     #[arg(long)]

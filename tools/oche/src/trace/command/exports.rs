@@ -1,13 +1,13 @@
 //! `oche trace perfetto|pcapng|report`: a trace as a file for other programs.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::destination::{beside, refuse_input, write_file};
+use crate::output::to_standard_output;
 
 use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::pcapng::write_pcapng;
@@ -17,6 +17,7 @@ use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
 use super::super::words::size;
 use super::answers::{Input, open_boot};
+use super::files::is_standard;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -26,7 +27,8 @@ mapped bytes, placement and flushes a second; faults as instants.")]
 pub(super) struct PerfettoArguments {
     #[command(flatten)]
     input: Input,
-    /// Write this file [default: the trace's name with .perfetto-trace for .oche]
+    /// Write this file, or standard output for - [default: the trace's name with
+    /// .perfetto-trace for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -43,13 +45,13 @@ Then:
   oche trace pcapng boot.oche && wireshark -C Oche boot.pcapng
   tshark -r boot.pcapng -Y 'oche.event == \"io_page_fault\"' -T fields -e oche.device -e oche.iova")]
 pub(super) struct PcapngArguments {
-    /// The trace file
+    /// The trace file, or - for standard input
     #[arg(required_unless_present = "wireshark_profile")]
     file: Option<PathBuf>,
     /// Choose this boot of Oche where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
     boot: Option<usize>,
-    /// Write this file [default: the trace's name with .pcapng for .oche]
+    /// Write this file, or standard output for - [default: the trace's name with .pcapng for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -74,7 +76,7 @@ impl PcapngArguments {
         let symbols = self.symbols.load()?;
         let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
         let filter = self.events.filter(&trace, &symbols, None)?;
-        export(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
+        export(&path, |mut out| write_pcapng(&trace, session, &filter, &symbols, &mut out))
     }
 }
 
@@ -85,7 +87,7 @@ at their addresses before, and what `oche trace check` finds. Nothing is loaded 
 pub(super) struct ReportArguments {
     #[command(flatten)]
     input: Input,
-    /// Write this file [default: the trace's name with .html for .oche]
+    /// Write this file, or standard output for - [default: the trace's name with .html for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -101,7 +103,7 @@ impl ReportArguments {
         let filter = self.choice.filter(&trace, &symbols)?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
         let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        export(&path, |out| write_report(&trace, session, &name, &filter, &symbols, out))
+        export(&path, |mut out| write_report(&trace, session, &name, &filter, &symbols, &mut out))
     }
 }
 
@@ -112,13 +114,17 @@ impl PerfettoArguments {
         let filter = self.choice.filter(&trace, &symbols)?;
         let path =
             output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
-        export(&path, |out| write_perfetto(&trace, session, &filter, &symbols, out))
+        export(&path, |mut out| write_perfetto(&trace, session, &filter, &symbols, &mut out))
     }
 }
 
 /// Writes `path` by `write`, and reports its size.
-fn export(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
-    let bytes = write_file(path, write)?;
+fn export(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    if is_standard(path) {
+        // As the views for people: a reader that has gone is no error.
+        return to_standard_output(|out| write(out));
+    }
+    let bytes = write_file(path, |out| write(out))?;
     crate::message!("{}: {}", path.display(), size(bytes));
     Ok(())
 }
@@ -130,6 +136,12 @@ fn output(
     extension: &str,
     symbols: &SymbolOptions,
 ) -> Result<PathBuf> {
+    if asked.is_none() && is_standard(file) {
+        bail!("name the file to write with --output, or - for standard output");
+    }
+    if asked.is_some_and(is_standard) && io::stdout().is_terminal() {
+        bail!("this is nothing for a terminal: name a file with --output, or use a pipe");
+    }
     let output = asked.map_or_else(|| beside(file, extension), Path::to_owned);
     refuse_input(&output, [file].into_iter().chain(symbols.files()))?;
     Ok(output)

@@ -162,7 +162,8 @@ fn the_size_limit_ends_a_recording_with_a_file_that_is_whole() {
         hypervisor.record(0, number, &table(number));
     }
     let output = hypervisor.ram.with_extension("oche");
-    let recorder = FileRecorder::start_limited(&hypervisor.ram, &output, Some(1000)).unwrap();
+    let keeping = Keeping { limit_bytes: Some(1000), ..Keeping::default() };
+    let recorder = FileRecorder::start_keeping(&hypervisor.ram, &output, keeping).unwrap();
     for _ in 0..200 {
         if recorder.is_over() {
             break;

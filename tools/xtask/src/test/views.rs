@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 use crate::environment;
 
+mod python;
+
 /// The package that carries Perfetto's schema.
 const PERFETTO: &str = "perfetto==0.59.1";
 
@@ -41,7 +43,10 @@ pub(super) fn run(step: &Step) -> Result<String> {
     let packets = wireshark(&trace, &folder)?;
     step.detail("chromium");
     browser(&trace, &folder)?;
-    Ok(format!("{perfetto}; {packets} packets dissected; the report shows every error"))
+    let python = python::run(&folder.join("trace.oche"), step)?;
+    Ok(format!(
+        "{perfetto}; {packets} packets dissected; the report shows every error; Python {python} agrees"
+    ))
 }
 
 fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<String> {

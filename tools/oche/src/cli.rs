@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::decode_panic::command::DecodePanicArguments;
 use crate::inspect::command::InspectArguments;
 use crate::install::command::{InstallArguments, StatusArguments, UninstallArguments};
 use crate::kernel_check::command::CheckKernelArguments;
@@ -39,6 +40,8 @@ enum Command {
     Uninstall(UninstallArguments),
     /// Write an image that only measures an M1, or read its report back
     Probe(ProbeArguments),
+    /// Name the functions that a panic of Oche went through
+    DecodePanic(DecodePanicArguments),
 }
 
 /// The parser of the command line.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => arguments.run(),
         Command::Uninstall(arguments) => arguments.run(),
         Command::Probe(arguments) => arguments.run(),
+        Command::DecodePanic(arguments) => arguments.run().map(done),
     };
     match result {
         Ok(code) => code,

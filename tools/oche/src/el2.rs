@@ -70,7 +70,7 @@ impl Toolchain {
             return Ok(Self::Debian);
         }
         step.detail("asking rustup for the bare-metal target");
-        if add_target() && has_target() {
+        if add_target(TARGET) && has_target() {
             return Ok(Self::Rustup);
         }
         step.detail("rustup has no bare-metal target to offer here; Debian's compiler will do");
@@ -217,10 +217,18 @@ fn active_toolchain() -> Option<PathBuf> {
     (answer.status.success() && path.is_absolute()).then(|| path.to_owned())
 }
 
+/// Whether rustup's active toolchain has `target`, or has it now that rustup was asked to add it.
+#[must_use]
+pub fn has_rustup_target(target: &str) -> bool {
+    let Some(toolchain) = active_toolchain() else { return false };
+    let is_there = || toolchain.join("lib/rustlib").join(target).join("lib").is_dir();
+    is_there() || (add_target(target) && is_there())
+}
+
 /// Asks rustup for the target; false if it has none, is not there, or takes too long.
-fn add_target() -> bool {
+fn add_target(target: &str) -> bool {
     let asked = Command::new("rustup")
-        .args(["target", "add", TARGET])
+        .args(["target", "add", target])
         .current_dir(workspace::root())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -15,6 +15,7 @@ macro_rules! message {
 
 pub mod cli;
 pub mod command;
+pub mod decode_panic;
 pub mod destination;
 pub mod el2;
 pub mod embedded;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{check, demo, fix, measure, mutants, nightly, pictures, run, setup, soak, test};
+use crate::{check, demo, dist, fix, measure, mutants, nightly, pictures, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -41,6 +41,8 @@ enum Work {
     Mutants(mutants::MutantArguments),
     /// Run what takes hours: soak, mutants, both demos, a fresh clone, a bare Debian
     Nightly(nightly::NightlyOptions),
+    /// Make the archives of a release: static programs with the images for EL2 inside
+    Dist(dist::DistOptions),
     /// Build Oche for EL2
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Work::Pictures(options) => pictures::main(&options),
         Work::Mutants(options) => mutants::main(&options),
         Work::Nightly(options) => nightly::main(&options),
+        Work::Dist(options) => dist::main(&options),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

@@ -6,7 +6,7 @@ pub mod cli;
 #[cfg(test)]
 mod contract;
 pub mod demo;
-mod dist;
+pub mod dist;
 mod document_commands;
 #[cfg(test)]
 mod documents;

@@ -15,6 +15,7 @@ pub(super) use ordering::VERDICT as ORDERING_VERDICT;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use oche::decode_panic::command::functions;
 use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::{FileRecorder, TraceFile};
@@ -376,6 +377,10 @@ fn panics(toolchain: Toolchain, step: &Step) -> Result<()> {
         for wanted in wanted {
             expect(&outcome, wanted)?;
             expect_on_screen(&outcome, wanted)?;
+        }
+        let functions = functions(&outcome.lines.join("\n"), &bench.oche)?;
+        if !functions.iter().any(|name| name == "obey" || name.ends_with("::obey")) {
+            bail!("{name}: `oche decode-panic` does not find what panicked: {functions:?}");
         }
         if outcome.is_reset != resets {
             bail!("{name}: the watchdog was {}armed", if outcome.is_reset { "" } else { "not " });

@@ -2,11 +2,12 @@
 //! functions that were inlined into it, with their lines.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use addr2line::gimli::{self, EndianSlice, LittleEndian};
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind, SymbolSection};
-use oche::workspace;
+use oche::{source_paths, workspace};
 
 /// The name of what has none.
 const UNKNOWN: &str = "?";
@@ -18,8 +19,6 @@ pub(super) struct Symbols<'elf> {
     /// The code, which begins at address 0.
     code: &'elf [u8],
     lines: addr2line::Context<EndianSlice<'elf, LittleEndian>>,
-    /// The checkout, with a slash, which the paths of its own files begin with.
-    root: String,
 }
 
 /// A place in a source file.
@@ -58,8 +57,7 @@ impl<'elf> Symbols<'elf> {
         });
         let code = file.sections().find(|section| section.address() == 0 && is_code(section));
         let code = code.and_then(|section| section.data().ok()).unwrap_or_default();
-        let root = workspace::root().display().to_string() + "/";
-        Ok(Self { functions: functions.collect(), code, lines, root })
+        Ok(Self { functions: functions.collect(), code, lines })
     }
 
     /// The compiled function that `address` lies in, and its start.
@@ -94,9 +92,9 @@ impl<'elf> Symbols<'elf> {
             let file = file.unwrap_or(UNKNOWN);
             places.push(Place {
                 function: short_name(&name),
-                file: short_path(file, &self.root),
+                file: short_path(file),
                 line: line.unwrap_or(0),
-                is_own: file.starts_with(&self.root),
+                is_own: own_path(file).is_some(),
             });
         }
         if places.is_empty() {
@@ -116,7 +114,7 @@ impl<'elf> Symbols<'elf> {
         let dwarf = gimli::Dwarf::load(section).unwrap();
         let functions = functions.iter().map(|(start, name)| (*start, (*name).to_owned()));
         let lines = addr2line::Context::from_dwarf(dwarf).unwrap();
-        Self { functions: functions.collect(), code, lines, root: String::new() }
+        Self { functions: functions.collect(), code, lines }
     }
 
     /// The start of the function the name of which ends with `name`.
@@ -176,12 +174,19 @@ fn short_name(name: &str) -> String {
     }
 }
 
-/// `path` from the checkout's top, or from that of its crate or of Rust's library.
-fn short_path(path: &str, root: &str) -> String {
-    if let Some(own) = path.strip_prefix(root) {
-        return own.to_owned();
+/// `path` from the checkout's top, if it is of this project. Programs for the host have it in full.
+fn own_path(path: &str) -> Option<String> {
+    let in_full = || Path::new(path).strip_prefix(workspace::root()).ok()?.to_str();
+    path.strip_prefix(source_paths::OWN).or_else(in_full).map(str::to_owned)
+}
+
+/// `path`, as `source_paths` has it, from the top of the checkout, of its crate or of Rust's
+/// library.
+fn short_path(path: &str) -> String {
+    if let Some(own) = own_path(path) {
+        return own;
     }
-    if let Some((_, krate)) = path.split_once("/registry/src/") {
+    if let Some(krate) = path.strip_prefix(source_paths::CRATES) {
         return krate.split_once('/').map_or(krate, |(_, file)| file).to_owned();
     }
     match path.split_once("/library/") {
@@ -224,12 +229,12 @@ mod tests {
     #[test]
     fn paths_begin_at_the_top_of_what_they_belong_to() {
         for (path, short) in [
-            ("/tree/hyp/engine/src/pool.rs", "hyp/engine/src/pool.rs"),
-            ("/root/.cargo/registry/src/index-1/fdt-0.1.5/src/lib.rs", "fdt-0.1.5/src/lib.rs"),
+            ("./hyp/engine/src/pool.rs", "hyp/engine/src/pool.rs"),
+            ("/cargo/index-1/fdt-0.1.5/src/lib.rs", "fdt-0.1.5/src/lib.rs"),
             ("/rustc/59807616e/library/core/src/ptr/mod.rs", "library/core/src/ptr/mod.rs"),
             ("/else/where.rs", "/else/where.rs"),
         ] {
-            assert_eq!(short_path(path, "/tree/"), short);
+            assert_eq!(short_path(path), short);
         }
     }
 

@@ -27,8 +27,9 @@ Examples:
 The configuration is the named one, or the kernel's own (CONFIG_IKCONFIG), or config-VERSION beside it.
 `built in` and `module` mean that the drivers are there. No verdict was tried on a Mac.
 
-Exit codes: 0, usable; 1, it would not start from the internal SSD on Oche: no DART or SSD driver, or a
-wrong page size; 2, another error, or there is no configuration to tell.")]
+Exit codes: 0, usable; 1, it would not start from the internal SSD on Oche: no driver of the SoC, the
+DARTs or the SSD, a module that the initrd lacks, or a wrong page size; 2, another error, or there is no
+configuration to tell.")]
 pub struct CheckKernelArguments {
     /// The kernel: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
     file: PathBuf,

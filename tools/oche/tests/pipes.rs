@@ -228,6 +228,39 @@ fn a_recording_goes_through_a_pipe_as_well() {
 }
 
 #[test]
+fn events_are_printed_as_they_come() {
+    let mut guest = Guest::new();
+    guest.tables(3);
+    let lines = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text).into_owned();
+        text.lines().filter(|line| line.contains(" table: ")).count()
+    };
+    let ram = guest.path("ram");
+    let mut command = oche(&["text", "--follow"]);
+    let mut child = command.arg(&ram).stdout(Stdio::piped()).spawn().expect("oche starts");
+    let mut out = child.stdout.take().expect("a pipe");
+    let (mut printed, mut buffer) = (Vec::new(), [0; 4096]);
+    let mut wait_for = |count: usize| {
+        while lines(&printed) < count {
+            let read = out.read(&mut buffer).expect("read");
+            assert!(read > 0, "it ended: {}", String::from_utf8_lossy(&printed));
+            printed.extend_from_slice(&buffer[..read]);
+        }
+    };
+    wait_for(3);
+    guest.tables(2);
+    wait_for(5);
+    signal(&child, "TERM");
+    assert!(child.wait().expect("oche ends").success());
+
+    let mut command = oche(&["record", "-o", "-", "--ram"]);
+    command.arg(&ram).args(["--", "true"]).stdout(Stdio::piped());
+    let recorded = command.output().expect("oche runs").stdout;
+    let piped = with_input(&["text", "--follow", "-"], &recorded);
+    assert_eq!((piped.status.success(), lines(&piped.stdout)), (true, 5));
+}
+
+#[test]
 fn a_fault_ends_a_recording_that_has_only_what_came_before() {
     let mut guest = Guest::new();
     guest.tables(1000);

@@ -14,7 +14,7 @@ use super::filter::options::EventOptions;
 use super::live::LiveArguments;
 use super::output::{write_json, write_text};
 use super::summary::{summarize, summarize_chosen, write_summary};
-use super::symbols::SymbolOptions;
+use super::symbols::{SymbolOptions, Symbols};
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
@@ -24,6 +24,7 @@ use record::RecordArguments;
 mod answers;
 mod exports;
 mod files;
+mod follow;
 mod record;
 
 /// Record, read and sum up what devices did to memory.
@@ -69,6 +70,7 @@ Examples:
   oche trace text boot.oche --device 00:01.0        all about one device
   oche trace text boot.oche --from 12.5 --to 12.6   a tenth of a second
   oche trace text boot.oche --json | jq .iova       for scripts
+  oche trace text --follow target/run/guest.ram     as it happens, from a running guest
 
 Each line: CPU, seconds since Oche's start, event, its fields, then dart, stream, device, pc (the guest's
 code that caused it) and seq (the event's number on its CPU); with --symbols, code names the function. `CPU:2 [LOST 10 EVENTS]` marks a gap.
@@ -79,6 +81,10 @@ struct TextArguments {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    /// Print events as they come: from a trace that is being written, a running guest's RAM
+    /// file, the port in the guest, or -; until a signal or the end of the pipe
+    #[arg(short, long)]
+    follow: bool,
     #[command(flatten)]
     events: EventOptions,
     #[command(flatten)]
@@ -125,24 +131,37 @@ impl TraceArguments {
 
 impl TextArguments {
     fn run(&self) -> Result<()> {
-        let trace = open(&self.file)?;
         let symbols = self.symbols.load()?;
-        let filter = self.events.filter(&trace, &symbols, Some(Kind::Access))?;
-        let mut left_out = 0;
-        to_standard_output(|out| {
-            left_out = if self.json {
-                write_json(&trace, &filter, &symbols, out)?
-            } else {
-                write_text(&trace, &filter, &symbols, out)?
-            };
-            Ok(())
-        })?;
+        let left_out = if self.follow {
+            let filter = self.events.unchecked(&symbols, Some(Kind::Access))?;
+            follow::follow(&self.file, &filter, &symbols, self.json)?
+        } else {
+            self.print(&symbols)?
+        };
         if left_out > 0 {
             crate::message!(
                 "oche: trapped accesses left out: {left_out}; --all or --kind +access shows them"
             );
         }
         Ok(())
+    }
+}
+
+impl TextArguments {
+    /// Prints a trace that is whole; returns how many trapped accesses were left out by default.
+    fn print(&self, symbols: &Symbols) -> Result<u64> {
+        let trace = open(&self.file)?;
+        let filter = self.events.filter(&trace, symbols, Some(Kind::Access))?;
+        let mut left_out = 0;
+        to_standard_output(|out| {
+            left_out = if self.json {
+                write_json(&trace, &filter, symbols, out)?
+            } else {
+                write_text(&trace, &filter, symbols, out)?
+            };
+            Ok(())
+        })?;
+        Ok(left_out)
     }
 }
 

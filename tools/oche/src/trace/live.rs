@@ -10,17 +10,16 @@ use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use screen::View;
-use source::LiveSource;
 use state::State;
 
 use super::filter::EventFilter;
 use super::filter::options::{IovaOptions, WhomOptions};
+use super::follow::LiveSource;
 use super::signals::Signals;
 use super::symbols::{SymbolOptions, Symbols};
 
 mod picture;
 mod screen;
-mod source;
 mod state;
 
 /// Time between two pictures.

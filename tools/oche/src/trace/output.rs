@@ -26,47 +26,7 @@ pub fn write_text<S: ByteSource>(
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<u64> {
-    let (mut description, mut chooser, mut left_out) = (None, None::<Chooser<'_>>, 0);
-    let mut names = NameCache::new(symbols);
-    for (item, value) in WithValues::new(trace.events()) {
-        match (item, description) {
-            (TraceItem::Session(index), _) => {
-                left_out += chooser.map_or(0, |chooser| chooser.accesses_left_out);
-                description = trace.sessions.get(index).map(|session| &session.description);
-                chooser = description.map(|description| Chooser::new(filter, description, symbols));
-                if let Some(description) = description {
-                    write_heading(description, out)?;
-                }
-            }
-            (TraceItem::Record(record), Some(description))
-                if chooser.as_mut().is_some_and(|chooser| chooser.admits(&record, &value)) =>
-            {
-                let line = Line::of(&record, description.clock(), description.device_of(&record));
-                out.write_all(line.as_bytes())?;
-                if record.kind() == Some(Kind::Callers) {
-                    write!(out, " chain={}", chain(&record, &value, symbols))?;
-                } else if !value.is_empty() {
-                    write!(out, " value={}", number(&value))?;
-                }
-                if let Some(name) = names.get(record.program_counter()) {
-                    out.write_all(b" code=")?;
-                    out.write_all(name.as_bytes())?;
-                }
-                out.write_all(b"\n")?;
-            }
-            (TraceItem::Record(_), _) => {}
-            (TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. }, _)
-                if chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) => {}
-            // As ftrace writes it.
-            (TraceItem::Lost { cpu, records }, _) => {
-                writeln!(out, "CPU:{cpu} [LOST {records} EVENTS]")?
-            }
-            (TraceItem::Unreadable { cpu, records }, _) => {
-                writeln!(out, "CPU:{cpu} [UNREADABLE {records} EVENTS]")?
-            }
-        }
-    }
-    Ok(left_out + chooser.map_or(0, |chooser| chooser.accesses_left_out))
+    write_events(trace, EventWriter::new(filter, symbols, false), out)
 }
 
 /// Return addresses for people, innermost first: `name+0x10<name+0x20`.
@@ -116,49 +76,153 @@ pub fn write_json<S: ByteSource>(
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<u64> {
-    let (mut description, mut chooser, mut left_out) = (None, None::<Chooser<'_>>, 0);
-    let mut names = NameCache::new(symbols);
-    let mut object = Object(Vec::new());
+    write_events(trace, EventWriter::new(filter, symbols, true), out)
+}
+
+fn write_events<S: ByteSource>(
+    trace: &TraceFile<S>,
+    mut writer: EventWriter<'_>,
+    out: &mut impl Write,
+) -> io::Result<u64> {
+    let mut description = None;
     for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
             (TraceItem::Session(index), _) => {
-                left_out += chooser.map_or(0, |chooser| chooser.accesses_left_out);
                 description = trace.sessions.get(index).map(|session| &session.description);
-                chooser = description.map(|description| Chooser::new(filter, description, symbols));
                 if let Some(description) = description {
-                    serde_json::to_writer(&mut *out, &session_value(description))?;
-                    out.write_all(b"\n")?;
+                    writer.begin(description, out)?;
                 }
             }
-            (TraceItem::Record(record), Some(description))
-                if chooser.as_mut().is_some_and(|chooser| chooser.admits(&record, &value)) =>
-            {
-                object.begin("event");
-                object.number("time_ns", description.clock().nanoseconds(record.time()));
-                object.number("ticks", record.time());
-                object.number("cpu", u64::from(record.cpu()));
-                object.word("event", kind_name(&record));
-                describe(&record, description.device_of(&record), &mut object);
-                if record.kind() == Some(Kind::Callers) {
-                    object.word("chain", &chain(&record, &value, symbols));
-                } else if !value.is_empty() {
-                    object.word("value", &number(&value));
-                }
-                if let Some(name) = names.get(record.program_counter()) {
-                    object.word("code_name", name);
-                }
-                object.end(out)?;
+            (TraceItem::Record(record), Some(description)) => {
+                writer.record(&record, &value, description, out)?;
             }
-            (TraceItem::Record(_), _) => {}
-            (TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. }, _)
-                if chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) => {}
-            (TraceItem::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
-            (TraceItem::Unreadable { cpu, records }, _) => {
-                object.gap("unreadable", cpu, records, out)?
-            }
+            (gap, _) => writer.gap(gap, out)?,
         }
     }
-    Ok(left_out + chooser.map_or(0, |chooser| chooser.accesses_left_out))
+    Ok(writer.accesses_left_out())
+}
+
+/// Writes events one after the other, as text or as JSON.
+pub struct EventWriter<'a> {
+    filter: &'a EventFilter,
+    symbols: &'a Symbols,
+    is_json: bool,
+    chooser: Option<Chooser<'a>>,
+    names: NameCache<'a>,
+    object: Object,
+    /// Of the boots before.
+    left_out: u64,
+}
+
+impl<'a> EventWriter<'a> {
+    /// Writes what `filter` chooses.
+    pub fn new(filter: &'a EventFilter, symbols: &'a Symbols, is_json: bool) -> Self {
+        let (names, object) = (NameCache::new(symbols), Object(Vec::new()));
+        Self { filter, symbols, is_json, chooser: None, names, object, left_out: 0 }
+    }
+
+    /// How many trapped accesses were left out by default and not by choice.
+    pub fn accesses_left_out(&self) -> u64 {
+        self.left_out + self.chooser.as_ref().map_or(0, |chooser| chooser.accesses_left_out)
+    }
+
+    /// A boot begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn begin(
+        &mut self,
+        description: &TraceDescription,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        self.left_out = self.accesses_left_out();
+        self.chooser = Some(Chooser::new(self.filter, description, self.symbols));
+        if !self.is_json {
+            return write_heading(description, out);
+        }
+        serde_json::to_writer(&mut *out, &session_value(description))?;
+        out.write_all(b"\n")
+    }
+
+    /// Writes the event in `record`, if it is chosen, with the bytes of the records behind it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    #[inline]
+    pub fn record(
+        &mut self,
+        record: &Record,
+        value: &[u8],
+        description: &TraceDescription,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        if !self.chooser.as_mut().is_some_and(|chooser| chooser.admits(record, value)) {
+            return Ok(());
+        }
+        if self.is_json {
+            return self.object(record, value, description, out);
+        }
+        let line = Line::of(record, description.clock(), description.device_of(record));
+        out.write_all(line.as_bytes())?;
+        if record.kind() == Some(Kind::Callers) {
+            write!(out, " chain={}", chain(record, value, self.symbols))?;
+        } else if !value.is_empty() {
+            write!(out, " value={}", number(value))?;
+        }
+        if let Some(name) = self.names.get(record.program_counter()) {
+            out.write_all(b" code=")?;
+            out.write_all(name.as_bytes())?;
+        }
+        out.write_all(b"\n")
+    }
+
+    fn object(
+        &mut self,
+        record: &Record,
+        value: &[u8],
+        description: &TraceDescription,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        let object = &mut self.object;
+        object.begin("event");
+        object.number("time_ns", description.clock().nanoseconds(record.time()));
+        object.number("ticks", record.time());
+        object.number("cpu", u64::from(record.cpu()));
+        object.word("event", kind_name(record));
+        describe(record, description.device_of(record), object);
+        if record.kind() == Some(Kind::Callers) {
+            object.word("chain", &chain(record, value, self.symbols));
+        } else if !value.is_empty() {
+            object.word("value", &number(value));
+        }
+        if let Some(name) = self.names.get(record.program_counter()) {
+            object.word("code_name", name);
+        }
+        object.end(out)
+    }
+
+    /// Writes that records are missing, if `item` is about that and its CPU is chosen.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn gap(&mut self, item: TraceItem, out: &mut impl Write) -> io::Result<()> {
+        let (name, cpu, records) = match item {
+            TraceItem::Lost { cpu, records } => ("lost", cpu, records),
+            TraceItem::Unreadable { cpu, records } => ("unreadable", cpu, records),
+            TraceItem::Session(_) | TraceItem::Record(_) => return Ok(()),
+        };
+        if self.chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) {
+            return Ok(());
+        }
+        if self.is_json {
+            return self.object.gap(name, cpu, records, out);
+        }
+        // As ftrace writes it.
+        writeln!(out, "CPU:{cpu} [{} {records} EVENTS]", name.to_uppercase())
+    }
 }
 
 /// A session's description, as JSON.

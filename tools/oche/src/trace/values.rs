@@ -61,6 +61,26 @@ impl<I: Iterator<Item = TraceItem>> WithValues<I> {
     }
 }
 
+impl WithValues<std::iter::Empty<TraceItem>> {
+    /// Takes the next item of those that come one by one.
+    pub fn push(&mut self, item: TraceItem) {
+        match item {
+            TraceItem::Record(record) => self.join(record),
+            other => self.ready.push_back((other, Vec::new())),
+        }
+    }
+
+    /// No more items come.
+    pub fn finish(&mut self) {
+        self.close();
+    }
+
+    /// The next item that is whole.
+    pub fn pop(&mut self) -> Option<(TraceItem, Vec<u8>)> {
+        self.ready.pop_front()
+    }
+}
+
 impl<I: Iterator<Item = TraceItem>> Iterator for WithValues<I> {
     type Item = (TraceItem, Vec<u8>);
 

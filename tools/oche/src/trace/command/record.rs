@@ -20,7 +20,7 @@ use crate::destination::{refuse_input, refuse_pipe};
 Examples:
   oche trace record --ram FILE -o boot.oche                     until Enter or Ctrl-C
   oche trace record --ram FILE -o boot.oche -- ssh guest fio x  while a command runs; ends with its exit code
-  oche trace record --ram FILE -o - | oche trace live -
+  oche trace record --ram FILE -o - | oche trace text --follow -
   oche trace record --ram FILE -o boot.oche --rotate 100M --keep 4
   oche trace record --ram FILE -o fault.oche --until-fault --before 2
 

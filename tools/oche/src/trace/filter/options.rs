@@ -229,6 +229,17 @@ impl ChoiceOptions {
         {
             bail!("no event in the trace is of CPU {wanted}");
         }
+        let (from_ns, until_ns) = self.time.range(trace)?;
+        let whom = self.whom.whom(trace)?;
+        Ok(EventFilter { whom, from_ns, until_ns, ..self.unchecked(symbols)? })
+    }
+
+    /// The filter, for a trace that is not known yet.
+    ///
+    /// # Errors
+    ///
+    /// There are no names for a caller.
+    pub fn unchecked(&self, symbols: &Symbols) -> Result<EventFilter> {
         if let Some(CallerChoice::Name(name)) = &self.caller {
             if symbols.is_empty() {
                 bail!(
@@ -240,13 +251,12 @@ impl ChoiceOptions {
                 bail!("no function of the symbols has {name} in its name");
             }
         }
-        let (from_ns, until_ns) = self.time.range(trace)?;
         Ok(EventFilter {
-            whom: self.whom.whom(trace)?,
+            whom: self.whom.unchecked(),
             iova: self.iova.range(),
             cpu: self.cpu,
-            from_ns,
-            until_ns,
+            from_ns: self.time.from,
+            until_ns: self.time.to,
             caller: self.caller.clone(),
             ..EventFilter::default()
         })
@@ -265,10 +275,23 @@ impl EventOptions {
         symbols: &Symbols,
         left_out: Option<Kind>,
     ) -> Result<EventFilter> {
+        Ok(self.with_kinds(left_out, self.choice.filter(trace, symbols)?))
+    }
+
+    /// The same, for a trace that is not known yet.
+    ///
+    /// # Errors
+    ///
+    /// There are no names for a caller.
+    pub fn unchecked(&self, symbols: &Symbols, left_out: Option<Kind>) -> Result<EventFilter> {
+        Ok(self.with_kinds(left_out, self.choice.unchecked(symbols)?))
+    }
+
+    fn with_kinds(&self, left_out: Option<Kind>, filter: EventFilter) -> EventFilter {
         let (kinds, is_chosen) = self.kinds(left_out);
         let leaves_accesses_out =
             !is_chosen && left_out == Some(Kind::Access) && !kinds.has(Some(Kind::Access));
-        Ok(EventFilter { kinds, leaves_accesses_out, ..self.choice.filter(trace, symbols)? })
+        EventFilter { kinds, leaves_accesses_out, ..filter }
     }
 
     /// The kinds, and whether the user listed them.

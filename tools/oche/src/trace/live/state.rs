@@ -13,6 +13,7 @@ use oche_types::event::Event;
 use crate::trace::callers::ByCaller;
 use crate::trace::description::{TraceDescription, plain};
 use crate::trace::filter::EventFilter;
+use crate::trace::follow::Follower;
 use crate::trace::lifetime::{PLACES, StreamPlace};
 use crate::trace::symbols::Symbols;
 
@@ -86,29 +87,6 @@ pub(super) struct Rates {
 }
 
 impl State {
-    /// Another boot of Oche: nothing of the one before holds.
-    pub(super) fn begin(&mut self, description: TraceDescription) {
-        let by = std::mem::take(&mut self.by);
-        let filter = std::mem::take(&mut self.filter);
-        let is_chosen = |index| {
-            let place = StreamPlace::from_index(index);
-            place.is_some_and(|place| filter.whom.admits(place, &description))
-        };
-        let places = (!filter.is_any()).then(|| (0..PLACES).map(is_chosen).collect());
-        *self = Self {
-            places,
-            filter,
-            description: Some(description),
-            sessions: self.sessions + 1,
-            by,
-            ..Self::default()
-        };
-    }
-
-    pub(super) fn lose(&mut self, records: u64) {
-        self.lost = self.lost.saturating_add(records);
-    }
-
     pub(super) fn clock(&self) -> Clock {
         let nothing = Clock { counter_hz: 1, start_ticks: 0 };
         self.description.as_ref().map_or(nothing, TraceDescription::clock)
@@ -138,70 +116,6 @@ impl State {
             _ => self.filter.whom.is_any(),
         };
         is_of_device && self.filter.touches(record)
-    }
-
-    /// Takes note of `record`.
-    pub(super) fn take(&mut self, record: &Record) {
-        let record = &self.by.apply(record);
-        self.newest_ticks = self.newest_ticks.max(record.time());
-        if !self.admits(record) {
-            return;
-        }
-        self.events += 1;
-        let number = self.clock().seconds(record.time()).0;
-        self.advance(number);
-        let mut second = Second::default();
-        let second = self
-            .history
-            .iter_mut()
-            .rev()
-            .find(|known| known.number == number)
-            .unwrap_or(&mut second);
-        second.events += 1;
-        let pc = record.program_counter();
-        if pc != 0 && (self.sites.len() < MAX_SITES || self.sites.contains_key(&pc)) {
-            *self.sites.entry(pc).or_default() += 1;
-        }
-        match record.event() {
-            Some(Event::Map { at, .. }) => {
-                second.maps += 1;
-                second.streams.entry((at.dart, at.stream)).or_default().maps += 1;
-                let stream = self.streams.entry((at.dart, at.stream)).or_default();
-                stream.maps += 1;
-                stream.set(at.iova.0, true);
-            }
-            Some(Event::Unmap { at, .. }) => {
-                second.unmaps += 1;
-                self.streams.entry((at.dart, at.stream)).or_default().set(at.iova.0, false);
-            }
-            Some(Event::Flush { dart, streams }) => {
-                second.flushes += 1;
-                for stream in streams.iter() {
-                    second.streams.entry((dart, stream)).or_default().flushes += 1;
-                }
-            }
-            Some(Event::Refused { at, .. }) => {
-                self.streams.entry((at.dart, at.stream)).or_default().refused += 1;
-                self.alarm(record);
-            }
-            Some(Event::Fault { dart, stream, iova, .. }) => {
-                let known = self.streams.entry((dart, stream)).or_default();
-                known.faults += 1;
-                known.mark(u32::try_from(iova / PAGE_BYTES as u64).ok());
-                self.alarm(record);
-            }
-            Some(Event::RedZone { at, .. }) => {
-                let known = self.streams.entry((at.dart, at.stream)).or_default();
-                known.red_zones += 1;
-                known.mark(Some(at.iova.0));
-                self.alarm(record);
-            }
-            Some(Event::Attach { dart, stream, .. }) => {
-                self.streams.entry((dart, stream)).or_default();
-            }
-            Some(Event::InvalidateTimedOut { .. }) => self.alarm(record),
-            _ => {}
-        }
     }
 
     fn alarm(&mut self, record: &Record) {
@@ -270,6 +184,99 @@ impl State {
 
     pub(super) fn faults(&self) -> u64 {
         self.streams.values().map(|stream| stream.faults + stream.red_zones).sum()
+    }
+}
+
+impl Follower for State {
+    /// Another boot of Oche: nothing of the one before holds.
+    fn begin(&mut self, description: TraceDescription) {
+        let by = std::mem::take(&mut self.by);
+        let filter = std::mem::take(&mut self.filter);
+        let is_chosen = |index| {
+            let place = StreamPlace::from_index(index);
+            place.is_some_and(|place| filter.whom.admits(place, &description))
+        };
+        let places = (!filter.is_any()).then(|| (0..PLACES).map(is_chosen).collect());
+        *self = Self {
+            places,
+            filter,
+            description: Some(description),
+            sessions: self.sessions + 1,
+            by,
+            ..Self::default()
+        };
+    }
+
+    fn lose(&mut self, _: usize, records: u64) {
+        self.lost = self.lost.saturating_add(records);
+    }
+
+    /// Takes note of `record`.
+    fn take(&mut self, record: &Record) {
+        let record = &self.by.apply(record);
+        self.newest_ticks = self.newest_ticks.max(record.time());
+        if !self.admits(record) {
+            return;
+        }
+        self.events += 1;
+        let number = self.clock().seconds(record.time()).0;
+        self.advance(number);
+        let mut second = Second::default();
+        let second = self
+            .history
+            .iter_mut()
+            .rev()
+            .find(|known| known.number == number)
+            .unwrap_or(&mut second);
+        second.events += 1;
+        let pc = record.program_counter();
+        if pc != 0 && (self.sites.len() < MAX_SITES || self.sites.contains_key(&pc)) {
+            *self.sites.entry(pc).or_default() += 1;
+        }
+        match record.event() {
+            Some(Event::Map { at, .. }) => {
+                second.maps += 1;
+                second.streams.entry((at.dart, at.stream)).or_default().maps += 1;
+                let stream = self.streams.entry((at.dart, at.stream)).or_default();
+                stream.maps += 1;
+                stream.set(at.iova.0, true);
+            }
+            Some(Event::Unmap { at, .. }) => {
+                second.unmaps += 1;
+                self.streams.entry((at.dart, at.stream)).or_default().set(at.iova.0, false);
+            }
+            Some(Event::Flush { dart, streams }) => {
+                second.flushes += 1;
+                for stream in streams.iter() {
+                    second.streams.entry((dart, stream)).or_default().flushes += 1;
+                }
+            }
+            Some(Event::Refused { at, .. }) => {
+                self.streams.entry((at.dart, at.stream)).or_default().refused += 1;
+                self.alarm(record);
+            }
+            Some(Event::Fault { dart, stream, iova, .. }) => {
+                let known = self.streams.entry((dart, stream)).or_default();
+                known.faults += 1;
+                known.mark(u32::try_from(iova / PAGE_BYTES as u64).ok());
+                self.alarm(record);
+            }
+            Some(Event::RedZone { at, .. }) => {
+                let known = self.streams.entry((at.dart, at.stream)).or_default();
+                known.red_zones += 1;
+                known.mark(Some(at.iova.0));
+                self.alarm(record);
+            }
+            Some(Event::Attach { dart, stream, .. }) => {
+                self.streams.entry((dart, stream)).or_default();
+            }
+            Some(Event::InvalidateTimedOut { .. }) => self.alarm(record),
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, counters: Vec<(String, u64)>) {
+        self.counters = counters;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The source of the live screen's events: a guest's RAM file, or a trace as it is written.
+//! Events as they happen: from a guest's RAM file, or from a trace as it is written.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -12,21 +12,35 @@ use oche_trace::record::{RECORD_BYTES, Record};
 use oche_trace::ring::RingReader;
 use oche_trace::words::Words;
 
-use super::state::State;
-use crate::trace::control;
-use crate::trace::description::TraceDescription;
-use crate::trace::format::{ChunkKind, FILE_MAGIC, Found, Sample};
-use crate::trace::memory::{TraceMemory, by_name};
-use crate::trace::stream::ChunkStream;
+use super::control;
+use super::description::TraceDescription;
+use super::format::{ChunkKind, FILE_MAGIC, Found, Sample};
+use super::memory::{TraceMemory, by_name};
+use super::stream::ChunkStream;
 
 /// Records that are taken in one go, so that the screen answers in between.
 const MAX_RECORDS: usize = 1 << 16;
 /// Time between two looks for a directory that is not there yet.
 const SEARCH: Duration = Duration::from_millis(200);
 
+/// Receives events as they come.
+pub trait Follower {
+    /// A boot of Oche begins.
+    fn begin(&mut self, description: TraceDescription);
+
+    /// An event. Those of one CPU come in order.
+    fn take(&mut self, record: &Record);
+
+    /// So many records of `cpu` are lost before its next one.
+    fn lose(&mut self, cpu: usize, records: u64);
+
+    /// The hypervisor's counters.
+    fn count(&mut self, counters: Vec<(String, u64)>);
+}
+
 /// A source of events.
 #[derive(Debug)]
-pub(super) enum LiveSource {
+pub enum LiveSource {
     /// A guest's RAM file.
     Ram(Box<Ram>),
     /// A trace file that may grow, a port, or standard input.
@@ -40,7 +54,7 @@ impl LiveSource {
     /// # Errors
     ///
     /// It cannot be read.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         if path == Path::new("-") {
             return Ok(Self::Stream(Stream::new(std::io::stdin(), None, true)));
         }
@@ -75,15 +89,15 @@ impl LiveSource {
         Ok(Self::Ram(Box::new(Ram::new(path))))
     }
 
-    /// Brings what is new into `state`. Returns whether there may be more right now.
+    /// Gives what is new to `follower`. Returns whether there may be more right now.
     ///
     /// # Errors
     ///
     /// The source cannot be read, or is no trace.
-    pub(super) fn poll(&mut self, state: &mut State) -> Result<bool> {
+    pub fn poll(&mut self, follower: &mut impl Follower) -> Result<bool> {
         match self {
-            Self::Ram(ram) => ram.poll(state),
-            Self::Stream(stream) => stream.poll(state),
+            Self::Ram(ram) => ram.poll(follower),
+            Self::Stream(stream) => stream.poll(follower),
         }
     }
 
@@ -92,7 +106,7 @@ impl LiveSource {
     /// # Errors
     ///
     /// The source takes no orders, or the line makes no sense.
-    pub(super) fn order(&mut self, line: &str) -> Result<()> {
+    pub fn order(&mut self, line: &str) -> Result<()> {
         match self {
             Self::Ram(ram) => control::change(&ram.path, &[line.to_owned()]).map(drop),
             Self::Stream(stream) => stream.order(line),
@@ -100,7 +114,7 @@ impl LiveSource {
     }
 
     /// The recording filter, where the source knows it: lines as of `oche trace filter`.
-    pub(super) fn recorded(&self) -> Option<String> {
+    pub fn recorded(&self) -> Option<String> {
         match self {
             Self::Ram(ram) => {
                 let session = ram.session.as_ref()?;
@@ -110,8 +124,16 @@ impl LiveSource {
         }
     }
 
+    /// Whether no more can come: the end of a pipe.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Ram(_) => false,
+            Self::Stream(stream) => stream.is_over,
+        }
+    }
+
     /// Whether events come as they happen, so that time passes without them, too.
-    pub(super) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         match self {
             Self::Ram(ram) => ram.session.is_some(),
             Self::Stream(stream) => !stream.is_over,
@@ -121,7 +143,7 @@ impl LiveSource {
 
 /// A guest's RAM file.
 #[derive(Debug)]
-pub(super) struct Ram {
+pub struct Ram {
     path: PathBuf,
     session: Option<Session>,
     searched: Option<Instant>,
@@ -140,7 +162,7 @@ impl Ram {
         Self { path: path.to_owned(), session: None, searched: None }
     }
 
-    fn poll(&mut self, state: &mut State) -> Result<bool> {
+    fn poll(&mut self, follower: &mut impl Follower) -> Result<bool> {
         let is_over = self.session.as_ref().is_some_and(|session| !session.goes_on());
         if is_over {
             self.session = None;
@@ -155,11 +177,11 @@ impl Ram {
             let Some(memory) = TraceMemory::find(&file)? else { return Ok(false) };
             let words: Vec<u64> =
                 (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
-            state.begin(TraceDescription::read(&words));
+            follower.begin(TraceDescription::read(&words));
             self.session = Some(Session::new(memory));
         }
         let Some(session) = &mut self.session else { return Ok(false) };
-        Ok(session.drain(state))
+        Ok(session.drain(follower))
     }
 }
 
@@ -181,26 +203,26 @@ impl Session {
             && Machine::read(&self.memory) == self.machine
     }
 
-    fn drain(&mut self, state: &mut State) -> bool {
+    fn drain(&mut self, follower: &mut impl Follower) -> bool {
         let mut has_more = false;
         let mut records = Vec::new();
-        for reader in &mut self.readers {
+        for (cpu, reader) in self.readers.iter_mut().enumerate() {
             let batch = reader.read(&self.memory, &mut self.buffer);
-            state.lose(batch.lost_before);
+            follower.lose(cpu, batch.lost_before);
             has_more |= batch.count == MAX_RECORDS;
             records.extend_from_slice(self.buffer.get(..batch.count).unwrap_or_default());
         }
         // What one CPU maps another may unmap: in the order of time.
         records.sort_by_key(Record::time);
-        records.iter().for_each(|record| state.take(record));
-        state.counters = by_name(&self.memory.counters());
+        records.iter().for_each(|record| follower.take(record));
+        follower.count(by_name(&self.memory.counters()));
         has_more
     }
 }
 
 /// A trace as it is written.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub struct Stream {
     pieces: Receiver<std::io::Result<Vec<u8>>>,
     orders: Option<File>,
     chunks: ChunkStream,
@@ -235,7 +257,7 @@ impl Stream {
         Self { pieces, orders, chunks: ChunkStream::default(), is_over: false }
     }
 
-    fn poll(&mut self, state: &mut State) -> Result<bool> {
+    fn poll(&mut self, follower: &mut impl Follower) -> Result<bool> {
         match self.pieces.try_recv() {
             Ok(piece) => self.chunks.feed(&piece.context("reading the trace")?),
             Err(TryRecvError::Empty) => return Ok(false),
@@ -248,17 +270,20 @@ impl Stream {
             match ChunkKind::from_number(header.kind) {
                 Some(ChunkKind::Directory) => {
                     if let Some(found) = Found::from_payload(&payload) {
-                        state.begin(TraceDescription::read(&found.words));
+                        follower.begin(TraceDescription::read(&found.words));
                     }
                 }
                 Some(ChunkKind::Records) => {
-                    state.lose(header.lost_before);
+                    follower.lose(header.cpu as usize, header.lost_before);
                     let records = payload.as_chunks::<RECORD_BYTES>().0;
-                    records.iter().map(Record::from_bytes).for_each(|record| state.take(&record));
+                    records
+                        .iter()
+                        .map(Record::from_bytes)
+                        .for_each(|record| follower.take(&record));
                 }
                 Some(ChunkKind::Sample) => {
                     if let Some(sample) = Sample::from_payload(&payload) {
-                        state.counters = by_name(&sample.counters);
+                        follower.count(by_name(&sample.counters));
                     }
                 }
                 Some(ChunkKind::End) | None => {}

@@ -15,6 +15,11 @@ fn fault(command: &DocumentCommand) -> Option<String> {
     let matches = match parser.no_binary_name(false).try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) if !command.is_complete && is_incomplete(error.kind()) => return None,
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
+            return None;
+        }
         Err(error) => return Some(format!("{command}: {error}")),
     };
     if command.program == Program::Xtask {

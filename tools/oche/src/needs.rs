@@ -48,7 +48,7 @@ const fn need(purpose: Purpose, sign: Sign, package: &'static str) -> Need {
 }
 
 /// All of it. What a program name in an error leads to is looked up here as well.
-pub const NEEDS: [Need; 22] = [
+pub const NEEDS: [Need; 23] = [
     need(Purpose::Guest, Sign::Program("qemu-system-aarch64"), "qemu-system-arm"),
     need(Purpose::Guest, Sign::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
     need(Purpose::Guest, Sign::Program("make"), "make"),
@@ -72,6 +72,7 @@ pub const NEEDS: [Need; 22] = [
     need(Purpose::Views, Sign::PythonModules("ensurepip, venv"), "python3-venv"),
     need(Purpose::Fresh, Sign::Program("git"), "git"),
     need(Purpose::Fresh, Sign::Program("debootstrap"), "debootstrap"),
+    need(Purpose::Fresh, Sign::Program("qemu-aarch64"), "qemu-user"),
     need(Purpose::Compiler, Sign::File("/usr/bin/rustc"), "rustc-web"),
     need(
         Purpose::Compiler,

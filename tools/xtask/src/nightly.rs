@@ -13,6 +13,7 @@ use crate::soak;
 mod bare;
 mod kernels;
 mod options;
+mod release;
 mod reproducible;
 mod steps;
 mod workshop;

@@ -9,7 +9,7 @@ mod carried;
 mod document_commands;
 pub(crate) mod drivers;
 mod fault;
-mod install;
+pub(crate) mod install;
 mod kernels;
 pub(crate) mod m1;
 pub(crate) mod mac_trees;

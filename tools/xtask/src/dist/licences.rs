@@ -14,8 +14,11 @@ use super::images;
 
 /// How the names of files with licences begin, in capitals.
 const NAMES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
-/// Crates whose packages have no text of their licence, and the text that their manifests mean.
-const WITHOUT_TEXT: [(&str, &str); 1] = [("byteorder_slice", "MIT")];
+/// Crates whose packages have no file of their licence, the licence, and where its text is.
+const WITHOUT_FILE: [(&str, &str, Place); 2] = [
+    ("byteorder_slice", "MIT", Place::Toolchain),
+    ("qrcodegen-no-heap", "MIT", Place::FirstComment("src/lib.rs")),
+];
 /// What the toolchain adds: from the folder of its documents, and the name in the archive.
 const OF_TOOLCHAIN: [(&str, &str); 2] = [
     ("COPYRIGHT-library.html", "licences/rust-library.html"),
@@ -23,6 +26,15 @@ const OF_TOOLCHAIN: [(&str, &str); 2] = [
 ];
 /// The notices of the C library in a static binary for Linux.
 const MUSL: &str = include_str!("musl.txt");
+
+/// Where the text of a licence is that has no file of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The manifest names it, and the toolchain has the text.
+    Toolchain,
+    /// The comment that a source file of the package begins with.
+    FirstComment(&'static str),
+}
 
 /// A crate of others that is linked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,20 +143,36 @@ fn texts(linked: &LinkedCrate, folder: &Path, documents: &Path) -> Result<Vec<St
     if !found.is_empty() {
         return Ok(found.into_values().collect());
     }
-    let meant = WITHOUT_TEXT.iter().find(|(name, _)| *name == linked.name);
-    let Some((name, licence)) = meant.filter(|(_, licence)| linked.expression == *licence) else {
+    let meant = WITHOUT_FILE.iter().find(|(name, ..)| *name == linked.name);
+    let Some((name, licence, place)) =
+        meant.filter(|(_, licence, _)| linked.expression == *licence)
+    else {
         bail!(
-            "the package of {} {} ({}) has no text of its licence: see WITHOUT_TEXT in \
+            "the package of {} {} ({}) has no file of its licence: see WITHOUT_FILE in \
              tools/xtask/src/dist/licences.rs",
             linked.name,
             linked.version,
             linked.expression
         );
     };
-    let path = documents.join("licenses").join(format!("{licence}.txt"));
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("the toolchain has no {}", path.display()))?;
-    Ok(vec![format!("The manifest of {name} names this licence:\n\n{}", text.trim_end())])
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("there is no {}", path.display()))
+    };
+    let text = match place {
+        Place::Toolchain => {
+            let text = read(&documents.join("licenses").join(format!("{licence}.txt")))?;
+            format!("The manifest of {name} names this licence:\n\n{text}")
+        }
+        Place::FirstComment(file) => {
+            let source = read(&folder.join(file))?;
+            let comment = source.split_once("/*").and_then(|(_, rest)| rest.split_once("*/"));
+            let text = comment.with_context(|| format!("{file} of {name} has no comment"))?.0;
+            let lines =
+                text.lines().map(|line| line.trim_start().trim_start_matches('*').trim_start());
+            lines.map(str::trim_end).collect::<Vec<_>>().join("\n").trim().to_owned()
+        }
+    };
+    Ok(vec![text.trim_end().to_owned()])
 }
 
 fn is_licence(name: &str) -> bool {
@@ -206,6 +234,19 @@ mod tests {
         };
         assert!(of("MIT").expect("found")[0].ends_with("the text"));
         assert!(of("GPL-3.0").is_err());
+    }
+
+    #[test]
+    fn a_licence_in_a_comment_is_taken_from_there_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("src")).expect("a folder");
+        let of = || texts(&linked("qrcodegen-no-heap", "MIT"), folder.path(), folder.path());
+        assert!(of().is_err(), "there is no source");
+        let source = folder.path().join("src/lib.rs");
+        fs::write(&source, "/* \n * Copyright (c) N\n * \n * - free\n */\nfn f() {}\n").expect("");
+        assert_eq!(of().expect("found"), ["Copyright (c) N\n\n- free"]);
+        fs::write(&source, "fn f() {}\n").expect("written");
+        assert!(of().is_err(), "there is no comment");
     }
 
     #[test]

@@ -35,15 +35,6 @@ const COMMANDS: [&str; 5] = [
 ///
 /// A command fails; [`NotRun`] where this machine cannot make such a system.
 pub(super) fn run(suite: &str, step: &Step) -> Result<String> {
-    let user = command::text(Command::new("id").arg("-u"), "finding the user")?;
-    if user.trim() != "0" {
-        return Err(NotRun("only root can make a base system".into()).into());
-    }
-    for program in ["debootstrap", "unshare", "chroot"] {
-        if !command::is_present(program) {
-            return Err(NotRun(format!("{program} is not installed")).into());
-        }
-    }
     let mut mount = Command::new("unshare");
     mount.args(["--mount", "mount", "-t", "proc", "proc", "/proc"]);
     if !command::answer(&mut mount)?.status.success() {
@@ -55,12 +46,7 @@ pub(super) fn run(suite: &str, step: &Step) -> Result<String> {
     if toolchain == "/usr" {
         return Err(NotRun("rustc is the distribution's, and not rustup's".into()).into());
     }
-    let root = folder().join("bare");
-    workspace::remove_folder(&root)?;
-    let archive = sources::main_archive()?;
-    let mut debootstrap = Command::new("debootstrap");
-    debootstrap.args(["--variant=minbase", suite]).arg(&root).arg(&archive);
-    logged(step, "debootstrap", debootstrap)?;
+    let root = base_system(suite, step)?;
     set_apt_sources(&root, suite)?;
     let tree = clone(step, "bare/oche")?;
     let ran = in_bare(step, &root, toolchain, suite);
@@ -68,6 +54,30 @@ pub(super) fn run(suite: &str, step: &Step) -> Result<String> {
     ran?;
     workspace::remove_folder(&root)?;
     Ok(format!("{} commands ran on {suite}", COMMANDS.len()))
+}
+
+/// Makes a base system of the release `suite` by debootstrap, and returns its root folder.
+///
+/// # Errors
+///
+/// debootstrap fails; [`NotRun`] where this machine cannot make such a system.
+pub(super) fn base_system(suite: &str, step: &Step) -> Result<PathBuf> {
+    let user = command::text(Command::new("id").arg("-u"), "finding the user")?;
+    if user.trim() != "0" {
+        return Err(NotRun("only root can make a base system".into()).into());
+    }
+    for program in ["debootstrap", "unshare", "chroot"] {
+        if !command::is_present(program) {
+            return Err(NotRun(format!("{program} is not installed")).into());
+        }
+    }
+    let root = folder().join("bare");
+    workspace::remove_folder(&root)?;
+    let archive = sources::main_archive()?;
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap.args(["--variant=minbase", suite]).arg(&root).arg(&archive);
+    logged(step, "debootstrap", debootstrap)?;
+    Ok(root)
 }
 
 /// Makes apt in the base system use this machine's archive and proxies, for `suite`.

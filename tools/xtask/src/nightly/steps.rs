@@ -8,7 +8,7 @@ use oche::workspace;
 
 use super::options::NightlyOptions;
 use super::workshop::{cargo, clone, folder, logged, own};
-use super::{bare, kernels, reproducible};
+use super::{bare, kernels, release, reproducible};
 use crate::environment;
 use crate::guest::kernel::KernelSeries;
 use crate::m1::device_tree::KernelSource;
@@ -21,6 +21,8 @@ pub(super) type Work = fn(&Step, &NightlyOptions) -> Result<String>;
 /// All steps, those that find most in little time first.
 pub(super) const STEPS: &[(&str, Work)] = &[
     ("Reproducible images for EL2", |step, _| reproducible::run(step)),
+    ("Reproducible archives of a release (dist)", |step, _| release::reproducible(step)),
+    ("Archive of a release on a bare Debian (dist)", |step, _| release::on_bare_debian(step)),
     ("Demo", |step, _| own(step, "demo", &["demo"])),
     ("Demo on the simulated M1", |step, _| own(step, "demo-m1", &["demo", "--board", "m1-sim"])),
     ("Kernel 6.12 of today, both boards", |step, _| kernels::run(step, KernelSeries::Trixie)),

@@ -4,6 +4,7 @@
 mod bench;
 mod boot;
 mod refusals;
+pub(crate) mod release;
 mod system;
 
 use std::path::PathBuf;

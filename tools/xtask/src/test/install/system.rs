@@ -16,6 +16,8 @@ use crate::guest::archive::{self, Archive};
 
 /// The boot file in a system.
 pub(super) const BOOT_FILE: &str = "boot/efi/m1n1/boot.bin";
+/// A release's `oche`, in a base system.
+const RELEASE: &str = "/release/oche";
 /// The Mac of the systems.
 pub(super) const MAC: &str = "apple,j313";
 /// What `update-m1n1` of Debian runs with: a shell, its tools and their libraries.
@@ -124,6 +126,8 @@ pub(super) struct ScratchSystem {
     /// Its root folder.
     pub(super) folder: PathBuf,
     program: PathBuf,
+    /// The base system around it in which a release's `oche` is used instead.
+    base: Option<PathBuf>,
 }
 
 impl ScratchSystem {
@@ -138,7 +142,8 @@ impl ScratchSystem {
         archive::unpack(&tools(step)?, folder)?;
         packages.unpack_into(folder)?;
         let own = std::env::current_exe().context("this program's own path")?;
-        let system = Self { folder: folder.to_owned(), program: own.with_file_name("oche") };
+        let program = own.with_file_name("oche");
+        let system = Self { folder: folder.to_owned(), program, base: None };
         for inner in ["boot/efi/m1n1", "boot/dtbs", "dev", "run", "var/lib", "etc/default"] {
             workspace::create_folder(&folder.join(inner))?;
         }
@@ -157,6 +162,11 @@ impl ScratchSystem {
         system.write("etc/m1n1.conf", format!("{configuration}{CONFIGURATION}").as_bytes())?;
         system.run_script()?;
         Ok(system)
+    }
+
+    /// The same system, which lies in the base system at `base`, for the `oche` there.
+    pub(super) fn reached_from(self, base: &Path) -> Self {
+        Self { base: Some(base.to_owned()), ..self }
     }
 
     /// Runs the distribution's script in the system, as its hooks do but for the mount.
@@ -181,7 +191,10 @@ impl ScratchSystem {
 
     /// `oche` with these arguments.
     pub(super) fn oche(&self, arguments: &[&str]) -> Command {
-        let mut line = Command::new(&self.program);
+        let mut line = match &self.base {
+            Some(base) => release_program(base),
+            None => Command::new(&self.program),
+        };
         line.args(arguments);
         line
     }
@@ -189,7 +202,9 @@ impl ScratchSystem {
     /// `oche` with these arguments, on the system.
     pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut line = self.oche(arguments);
-        line.arg("--root").arg(&self.folder);
+        let inside = self.base.as_ref().and_then(|base| self.folder.strip_prefix(base).ok());
+        let root = inside.map_or_else(|| self.folder.clone(), |path| Path::new("/").join(path));
+        line.arg("--root").arg(root);
         line
     }
 
@@ -279,6 +294,13 @@ impl ScratchSystem {
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         fs::remove_file(self.folder.join(name)).with_context(|| format!("cannot remove {name}"))
     }
+}
+
+/// The release's `oche` in the base system at `base`, with an empty environment.
+pub(super) fn release_program(base: &Path) -> Command {
+    let mut line = Command::new("chroot");
+    line.arg(base).arg(RELEASE).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    line
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Files) -> Result<()> {

@@ -17,7 +17,7 @@ use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::{SymbolOptions, Symbols};
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
-use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
+use exports::{FoldedArguments, PcapngArguments, PerfettoArguments, ReportArguments};
 use files::open;
 use record::RecordArguments;
 
@@ -52,6 +52,8 @@ enum TraceCommand {
     Report(ReportArguments),
     /// Write a trace for Perfetto's viewer
     Perfetto(PerfettoArguments),
+    /// Write what was mapped as folded stacks, for flame graphs
+    Folded(FoldedArguments),
     /// Write a trace for Wireshark, or install Wireshark's profile for it
     Pcapng(PcapngArguments),
     /// Record a running guest's events from its RAM file
@@ -120,6 +122,7 @@ impl TraceArguments {
             TraceCommand::Check(arguments) => return arguments.run(),
             TraceCommand::Report(arguments) => arguments.run()?,
             TraceCommand::Perfetto(arguments) => arguments.run()?,
+            TraceCommand::Folded(arguments) => arguments.run()?,
             TraceCommand::Pcapng(arguments) => arguments.run()?,
             TraceCommand::Record(arguments) => return arguments.run(),
             TraceCommand::Live(arguments) => arguments.run()?,

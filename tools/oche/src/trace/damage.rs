@@ -12,6 +12,7 @@ use oche_types::event::Kind;
 
 use super::check::{CheckOptions, check};
 use super::filter::{CallerChoice, EventFilter, KindSet, StreamChoice};
+use super::folded::{FoldedBy, write_folded};
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
 use super::leaks::{leaks, write_leaks};
 use super::made::{FLUSHER, Made, at};
@@ -141,7 +142,9 @@ fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
             write_answer(&why(trace, 0, &question, &symbols), &mut sink())
         }
         4 => write_maps(&maps(trace, 0, at_ns, &filter, &symbols), &mut sink()),
-        5 => write_leaks(&leaks(trace, 0, &filter, &symbols), &mut sink()),
+        5 => write_leaks(&leaks(trace, 0, &filter, &symbols), &mut sink()).and_then(|()| {
+            write_folded(trace, 0, FoldedBy::Lifetime, &filter, &symbols, &mut sink())
+        }),
         6 => write_perfetto(trace, 0, &filter, &symbols, &mut sink()),
         7 => write_pcapng(trace, 0, &filter, &symbols, &mut sink()),
         8 => write_report(trace, 0, "t", &filter, &symbols, &mut sink()),

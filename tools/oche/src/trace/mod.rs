@@ -13,6 +13,7 @@ pub mod command;
 pub mod control;
 pub mod description;
 pub mod filter;
+pub mod folded;
 pub mod follow;
 pub mod format;
 pub mod leaks;

@@ -10,6 +10,7 @@ use crate::destination::{beside, refuse_input, write_file};
 use crate::output::to_standard_output;
 
 use super::super::filter::options::{ChoiceOptions, EventOptions};
+use super::super::folded::{FoldedBy, write_folded};
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;
@@ -145,6 +146,35 @@ fn output(
     let output = asked.map_or_else(|| beside(file, extension), Path::to_owned);
     refuse_input(&output, [file].into_iter().chain(symbols.files()))?;
     Ok(output)
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche trace folded boot.oche --symbols kallsyms | inferno-flamegraph > mapped.svg
+  oche trace folded boot.oche --symbols kallsyms --by lifetime --device 00:01.0
+
+A line a stack: device;outermost;...;innermost COUNT. With `callers on` it has the flush's callers, else the code that
+flushed. What is still mapped at the end counts up to there.")]
+pub(super) struct FoldedArguments {
+    #[command(flatten)]
+    input: Input,
+    /// Count this
+    #[arg(long, value_enum, default_value = "bytes")]
+    by: FoldedBy,
+    #[command(flatten)]
+    choice: ChoiceOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+}
+
+impl FoldedArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        let (trace, session) = self.input.open()?;
+        let symbols = self.symbols.load()?;
+        let filter = self.choice.filter(&trace, &symbols)?;
+        to_standard_output(|out| write_folded(&trace, session, self.by, &filter, &symbols, out))
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,14 @@
 /// ignored.
 #[macro_export]
 macro_rules! message {
+    () => {
+        $crate::message!("")
+    };
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($words)*);
+        // One write: lines of two programs do not mix.
+        let line = format!($($words)*) + "\n";
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }};
 }
 

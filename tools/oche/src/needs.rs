@@ -57,6 +57,7 @@ pub const NEEDS: [Need; 23] = [
     need(Purpose::Guest, Sign::Program("modprobe"), "kmod"),
     need(Purpose::Guest, Sign::Program("mkfs.ext4"), "e2fsprogs"),
     need(Purpose::Guest, Sign::Program("debugfs"), "e2fsprogs"),
+    need(Purpose::Guest, Sign::Program("strace"), "strace"),
     need(Purpose::Guest, Sign::Program("xz"), "xz-utils"),
     need(Purpose::Guest, Sign::Program("zstd"), "zstd"),
     need(

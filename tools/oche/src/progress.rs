@@ -82,7 +82,7 @@ impl Step {
         bar.set_prefix(label.clone());
         match look {
             Look::Terminal { .. } => bar.enable_steady_tick(REDRAW),
-            Look::Plain => eprintln!("{label}"),
+            Look::Plain => crate::message!("{label}"),
             Look::Silent => {}
         }
         Self { label, bar, begun: Instant::now(), look, finished: false }
@@ -92,7 +92,7 @@ impl Step {
     pub fn detail(&self, text: &str) {
         match self.look {
             Look::Terminal { .. } => self.bar.set_message(format!("· {text}")),
-            Look::Plain => eprintln!("      {text}"),
+            Look::Plain => crate::message!("      {text}"),
             Look::Silent => {}
         }
     }
@@ -100,8 +100,8 @@ impl Step {
     /// Prints a line that stays.
     pub fn line(&self, text: &str) {
         match self.look {
-            Look::Terminal { .. } => self.bar.suspend(|| eprintln!("  {text}")),
-            Look::Plain => eprintln!("      {text}"),
+            Look::Terminal { .. } => self.bar.suspend(|| crate::message!("  {text}")),
+            Look::Plain => crate::message!("      {text}"),
             Look::Silent => {}
         }
     }
@@ -121,8 +121,8 @@ impl Step {
         self.finished = true;
         self.bar.finish_and_clear();
         match self.look {
-            Look::Terminal { .. } => eprintln!("- {}: not run", self.label),
-            Look::Plain => eprintln!("      not run"),
+            Look::Terminal { .. } => crate::message!("- {}: not run", self.label),
+            Look::Plain => crate::message!("      not run"),
             Look::Silent => {}
         }
     }
@@ -140,11 +140,11 @@ impl Step {
                     (false, true) => "\x1b[31m✗\x1b[0m",
                     (false, false) => "✗",
                 };
-                eprintln!("{mark} {}{separator}{summary} ({time})", self.label);
+                crate::message!("{mark} {}{separator}{summary} ({time})", self.label);
             }
             Look::Plain => {
                 let mark = if well { "ok" } else { "FAILED" };
-                eprintln!("      {mark}{separator}{summary} ({time})");
+                crate::message!("      {mark}{separator}{summary} ({time})");
             }
             Look::Silent => {}
         }

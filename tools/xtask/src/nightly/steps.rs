@@ -13,6 +13,7 @@ use crate::environment;
 use crate::guest::kernel::KernelSeries;
 use crate::m1::device_tree::KernelSource;
 use crate::test::boot_file::{self, Sources};
+use crate::test::install;
 use crate::test::{drivers, mac_trees};
 
 /// A step: it gives a summary of a few words.
@@ -42,10 +43,19 @@ pub(super) const STEPS: &[(&str, Work)] = &[
         drivers::run(&KernelSource::newest(step)?, step)
     }),
     ("Boot file of m1n1, of the newest packages", newest_boot_file),
+    ("Installation: each call fails or kills, Debian 13", |step, _| faults("trixie", step)),
+    ("Installation: each call fails or kills, sid", |step, _| faults("sid", step)),
     ("Tests in a fresh clone", fresh_clone),
     ("Quick start on a bare Debian 13", |step, _| bare::run("trixie", step)),
     ("Quick start on a bare Debian 12", |step, _| bare::run("bookworm", step)),
 ];
+
+/// ENOSPC, EIO and SIGKILL at each write, rename and synchronization of an installation.
+fn faults(suite: &str, step: &Step) -> Result<String> {
+    let toolchain = environment::prepare(step)?;
+    let sources = Sources { kernel: KernelSource::of_the_board(step)?, is_fresh: false };
+    install::run_faults(toolchain, &sources, suite, step)
+}
 
 /// Random programs, or hostile sequences, from a fresh seed; or the rest of a run before.
 fn soak(

@@ -3,6 +3,7 @@
 
 mod bench;
 mod boot;
+mod faults;
 mod refusals;
 pub(crate) mod release;
 mod system;
@@ -52,6 +53,24 @@ pub(crate) fn run(toolchain: Toolchain, sources: &Sources, step: &Step) -> Resul
     boot::boots(toolchain, &bench, &kernel, &version, step)?;
     let versions = versions.join(" and ");
     Ok(format!("m1n1 {versions}, {refused} wrong inputs refused{untried}, U-Boot boots"))
+}
+
+/// Injects every fault at every call, on a system of `suite`.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_faults(
+    toolchain: Toolchain,
+    sources: &Sources,
+    suite: &str,
+    step: &Step,
+) -> Result<String> {
+    let bench = Workbench::make(toolchain, sources, step)?;
+    let packages = Packages::fetch(suite, sources.is_fresh, step)?;
+    let system = bench.system(&format!("faults-{suite}"), &packages, step)?;
+    let injected = faults::run(&bench, &system, &faults::FAULTS, step)?;
+    Ok(format!("{injected} faults, boot.bin whole after each"))
 }
 
 /// An installation from its plan to its removal; returns the kernel that m1n1 would start.

@@ -251,6 +251,15 @@ impl ScratchSystem {
         Ok(files)
     }
 
+    /// The files below these folders.
+    pub(super) fn files_in(&self, folders: &[&str]) -> Result<Files> {
+        let mut files = Files::new();
+        for folder in folders {
+            collect(&self.folder.join(folder), &format!("{folder}/"), &mut files)?;
+        }
+        Ok(files)
+    }
+
     /// Fails at the first file that is not as in `wanted`.
     pub(super) fn expect_files(&self, wanted: &Files) -> Result<()> {
         let found = self.files()?;
@@ -264,11 +273,20 @@ impl ScratchSystem {
 
     /// Puts files back as they were.
     pub(super) fn restore(&self, files: &Files) -> Result<()> {
-        for name in self.files()?.keys().rev().filter(|name| !files.contains_key(*name)) {
+        self.restore_from(&self.files()?, files)?;
+        self.expect_files(files)
+    }
+
+    /// Puts the files below these folders back as they were.
+    pub(super) fn restore_in(&self, folders: &[&str], files: &Files) -> Result<()> {
+        self.restore_from(&self.files_in(folders)?, files)
+    }
+
+    fn restore_from(&self, now: &Files, files: &Files) -> Result<()> {
+        for name in now.keys().rev().filter(|name| !files.contains_key(*name)) {
             let path = self.folder.join(name);
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
         }
-        let now = self.files()?;
         for (name, entry) in files.iter().filter(|(name, entry)| now.get(*name) != Some(entry)) {
             match name.strip_suffix('/') {
                 Some(folder) => workspace::create_folder(&self.folder.join(folder))?,
@@ -277,7 +295,7 @@ impl ScratchSystem {
             let mode = fs::Permissions::from_mode(entry.0);
             fs::set_permissions(self.folder.join(name), mode).context("a file's mode")?;
         }
-        self.expect_files(files)
+        Ok(())
     }
 
     /// A file's text.

@@ -48,7 +48,7 @@ const fn need(purpose: Purpose, sign: Sign, package: &'static str) -> Need {
 }
 
 /// All of it. What a program name in an error leads to is looked up here as well.
-pub const NEEDS: [Need; 23] = [
+pub const NEEDS: [Need; 24] = [
     need(Purpose::Guest, Sign::Program("qemu-system-aarch64"), "qemu-system-arm"),
     need(Purpose::Guest, Sign::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
     need(Purpose::Guest, Sign::Program("make"), "make"),

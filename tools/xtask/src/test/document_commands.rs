@@ -12,9 +12,6 @@ use oche::{command, workspace};
 use crate::document_commands::{self, DocumentCommand, Program};
 use crate::guest::kernel::{self, KernelChoice};
 
-/// The kernels that `oche pack` is shown with; each is an arm64 Image.
-const KERNELS: [&str; 2] = ["vmlinuz", "u-boot-nodtb.bin"];
-
 /// Runs each command of the documents that takes seconds. A unit test parses the others.
 ///
 /// # Errors
@@ -25,9 +22,8 @@ pub(super) fn run(step: &Step) -> Result<String> {
     workspace::remove_folder(&folder)?;
     workspace::create_folder(&folder)?;
     let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    for name in KERNELS {
-        fs::copy(&kernel.image, folder.join(name)).context("cannot copy the guest's kernel")?;
-    }
+    fs::copy(&kernel.image, folder.join("vmlinuz")).context("cannot copy the guest's kernel")?;
+    workspace::write_whole(&folder.join("u-boot-nodtb.bin"), &made_up_u_boot())?;
     fs::write(folder.join("initrd.img"), b"made up").context("cannot write an initrd")?;
 
     let commands = document_commands::all()?;
@@ -45,6 +41,18 @@ pub(super) fn run(step: &Step) -> Result<String> {
         count += 1;
     }
     Ok(format!("{count} of {} commands ran", commands.len()))
+}
+
+/// An arm64 Image that has U-Boot's banner. Source of the header: Linux
+/// `Documentation/arch/arm64/booting.rst`.
+fn made_up_u_boot() -> Vec<u8> {
+    let mut image = vec![0; 0x1000];
+    // Its size in memory; little-endian, in 4 KiB pages, at any address; the magic number.
+    image.splice(16..24, 0x2000_u64.to_le_bytes());
+    image.splice(24..32, 0b1010_u64.to_le_bytes());
+    image.splice(56..60, *b"ARM\x64");
+    image.extend(b"\0U-Boot 2025.01 (made up)\n\0");
+    image
 }
 
 /// How to run `named`, or `None` if it takes long, needs a guest that runs, or needs a terminal.

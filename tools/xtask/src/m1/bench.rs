@@ -261,7 +261,8 @@ fn pack_as_a_person(guest: &GuestFiles, path: &Path, step: &Step) -> Result<()> 
 pub fn is_last(line: &str) -> bool {
     (line.starts_with("guest: ") && line.contains(" cases, "))
         || line.starts_with("oche: panic: stopped")
-        || line.starts_with("oche: fatal:")
+        // The last line behind `oche: fatal:`.
+        || line.starts_with("oche: hold the power button")
         || line.contains("itself FAILED")
 }
 

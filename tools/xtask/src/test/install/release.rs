@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use oche::command;
 use oche::progress::Step;
+use oche::{command, workspace};
 
 use super::system::{Packages, ScratchSystem, release_program};
 use crate::guest::kernel::{self, KernelChoice};
@@ -15,7 +15,7 @@ const SUITES: [&str; 2] = ["trixie", "sid"];
 /// An option to pack.
 const OPTION: &str = "oche.pool=96M";
 /// U-Boot, from the top of a system.
-const U_BOOT: &str = "/usr/lib/u-boot-asahi/u-boot-nodtb.bin";
+const U_BOOT: &str = "/usr/lib/u-boot/apple_m1/u-boot-nodtb.bin";
 
 /// Packs Debian's U-Boot, checks a kernel, and installs into a system of real packages, has its
 /// script run again, and removes, all by the `oche` in the base system at `base`.
@@ -25,11 +25,11 @@ const U_BOOT: &str = "/usr/lib/u-boot-asahi/u-boot-nodtb.bin";
 /// The first that went wrong.
 pub(crate) fn run_release(base: &Path, sources: &Sources, step: &Step) -> Result<String> {
     let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    std::fs::copy(&kernel.image, base.join("vmlinuz")).context("a kernel in the base system")?;
+    let kernel = add_kernel(&kernel.image, base)?;
     let version = inside(base, &["--version"], &[0])?;
     ensure!(version.lines().count() == 4, "--version names no three images: {version}");
     // Debian's kernel lacks the Mac's drivers, and that is what it has to say.
-    inside(base, &["check-kernel", "/vmlinuz"], &[0, 1])?;
+    inside(base, &["check-kernel", &kernel], &[1])?;
     let trees = sources.kernel.device_trees(step)?;
     for suite in SUITES {
         let packages = Packages::fetch(suite, sources.is_fresh, step)?;
@@ -49,6 +49,19 @@ pub(crate) fn run_release(base: &Path, sources: &Sources, step: &Step) -> Result
     }
     let first = version.lines().next().unwrap_or_default();
     Ok(format!("{first}: packs, checks a kernel, installs and uninstalls: {}", SUITES.join(", ")))
+}
+
+/// Copies a kernel and the configuration beside it into the base system; returns its place there.
+fn add_kernel(image: &Path, base: &Path) -> Result<String> {
+    let folder = base.join("boot");
+    workspace::create_folder(&folder)?;
+    let version = image.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-"));
+    let version = version.with_context(|| format!("{} has no version", image.display()))?;
+    for name in [format!("vmlinuz-{version}"), format!("config-{version}")] {
+        let from = image.with_file_name(&name);
+        std::fs::copy(&from, folder.join(&name)).with_context(|| from.display().to_string())?;
+    }
+    Ok(format!("/boot/vmlinuz-{version}"))
 }
 
 /// Runs the release's `oche`, which must end with one of `codes`; returns what it prints.

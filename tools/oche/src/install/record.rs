@@ -7,7 +7,7 @@
 //! ESP/m1n1/boot.bin.before-oche   the boot file from before
 //! ```
 //! The record is written before the first change and again before the boot file is replaced, so
-//! that whatever an interrupted run has left can be told from it and from the files themselves.
+//! that what an interrupted run has left follows from it and from the files themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ use super::symbols::Symbols;
 use super::values::WithValues;
 use super::words::nanoseconds_between;
 
-/// Stacks that are told apart; later ones are counted together.
+/// Stacks that are counted each by itself; later ones are counted together.
 const MAX_STACKS: usize = 1 << 16;
 
 /// What is counted.

@@ -14,6 +14,7 @@ use oche_m1_probe::settings::Settings;
 
 use crate::destination::refuse_input;
 use crate::image_source::{OcheElf, oche_elf};
+use crate::inspect::image::{self, Contents};
 use crate::output::to_standard_output;
 use crate::pack::command::{Outputs, compress, outputs};
 use crate::pack::kernel_image::KernelImage;
@@ -24,6 +25,8 @@ mod answers;
 
 /// How long the report is shown before U-Boot starts, in seconds.
 const SECONDS: u32 = 90;
+/// The work of building it.
+const BUILDING: &str = "The probe for EL2";
 /// Bytes of memory that the probe needs for itself where no U-Boot is.
 const SCRATCH_BYTES: u64 = 64 << 10;
 /// `WFI`, and a branch to the instruction before: what stands for a U-Boot where there is none.
@@ -106,7 +109,7 @@ impl ProbeArguments {
         }
         // Wrong input is reported before anything is built.
         let next = self.then.as_deref().map(KernelImage::read_u_boot).transpose()?;
-        let elf = oche_elf(self.board.package(), self.oche.as_deref(), "The probe for EL2")?;
+        let elf = oche_elf(self.board.package(), self.oche.as_deref(), BUILDING)?;
         let settings = Settings { seconds: self.seconds, has_next: next.is_some() };
         let image = image_of(&elf, next.as_ref().map(KernelImage::bytes), settings)?;
         if let Some(plain) = &plain {
@@ -138,6 +141,22 @@ impl ProbeArguments {
         })?;
         Ok(ExitCode::from(answers::exit_code(&reading)))
     }
+}
+
+/// The image of an M1's probe that starts the U-Boot in the file `next` when the report has been
+/// shown, and its contents. `oche` is the probe's ELF file; without it, the one that this program
+/// carries is taken, or it is built.
+///
+/// # Errors
+///
+/// `next` is no U-Boot, there is no probe, or the ELF file is none.
+pub(crate) fn image_before(next: &Path, oche: Option<&Path>) -> Result<(Vec<u8>, Contents)> {
+    let next = KernelImage::read_u_boot(next)?;
+    let elf = oche_elf(ProbeBoard::M1.package(), oche, BUILDING)?;
+    let settings = Settings { seconds: SECONDS, has_next: true };
+    let image = image_of(&elf, Some(next.bytes()), settings)?;
+    let contents = image::contents(image.clone())?;
+    Ok((image, contents))
 }
 
 /// The image: the probe with its settings, and what it starts afterwards or needs for memory.

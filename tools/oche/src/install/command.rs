@@ -41,6 +41,7 @@ impl SystemArguments {
 #[command(after_help = "\
 Examples:
   oche install --dry-run                      lists what would be done, and changes nothing
+  sudo oche install --probe                   measures the Mac at each boot, then starts U-Boot
   sudo oche install
   sudo oche install --option oche.darts=none
   sudo oche install --dtbs '/boot/dtbs/t8103-*.dtb'
@@ -65,7 +66,11 @@ pub struct InstallArguments {
     /// Take the device trees of this pattern (DTBS= of update-m1n1); without it, the script's
     #[arg(long, value_name = "PATTERN")]
     dtbs: Option<String>,
-    /// Pack this ELF file of Oche; without it, the one that this program carries
+    /// Install the probe in Oche's place: it measures the Mac, shows the report for 90 seconds, and
+    /// starts U-Boot as if it had not been there. The next `oche install` replaces it
+    #[arg(long, conflicts_with_all = ["options", "no_options"])]
+    probe: bool,
+    /// Pack this ELF file of Oche, or of the probe; without it, the one that this program carries
     #[arg(long, value_name = "FILE")]
     oche: Option<PathBuf>,
     /// List the steps and change nothing
@@ -87,6 +92,7 @@ impl InstallArguments {
             options,
             trees: self.dtbs.clone(),
             oche: self.oche.clone(),
+            is_probe: self.probe,
         };
         if self.dry_run {
             return self.describe(&request);
@@ -100,9 +106,9 @@ impl InstallArguments {
         plan.warn();
         let record = steps::install(&system, &plan, &lock)?;
         let text = format!(
-            "{} starts Oche {} and then {}\nTo go back: oche uninstall\n",
+            "{} starts {} and then {}\nTo go back: oche uninstall\n",
             system.boot_file_name(),
-            plan.next.oche,
+            plan.next.title(),
             plan.next.u_boot.banner
         );
         self.print(&text, &json!({ "record": record, "warnings": plan.warnings }))

@@ -18,6 +18,7 @@ use crate::inspect::boot_file::{self, BootFile};
 use crate::pack::GuestFiles;
 use crate::pack::command::{PackBoard, image_for};
 use crate::pack::kernel_image::KernelImage;
+use crate::probe;
 
 /// Where distributions have U-Boot for Macs. Source: Debian's u-boot-asahi 2025.01-3 and, as the
 /// script's second choice, `u-boot-asahi`; the Asahi project's `update-m1n1`, `SOURCE`; Fedora's
@@ -42,8 +43,10 @@ pub(super) struct Request {
     /// `None`: those of the installation before.
     pub(super) options: Option<Vec<(String, String)>>,
     pub(super) trees: Option<String>,
-    /// Oche's ELF file.
+    /// The ELF file of Oche, or of the probe.
     pub(super) oche: Option<PathBuf>,
+    /// Whether the probe is installed in Oche's place.
+    pub(super) is_probe: bool,
 }
 
 /// A system, as it is found.
@@ -149,8 +152,12 @@ impl Plan {
         };
         let trees = request.trees.clone().or(previous.and_then(|previous| previous.trees));
         let trees = choose_trees(system, &script, &own, &values, trees)?;
-        let guest = GuestFiles { kernel, initrd: None, options: options.clone() };
-        let (image, contents) = image_for(PackBoard::M1, request.oche.as_deref(), &guest)?;
+        let (image, contents) = if request.is_probe {
+            probe::image_before(&kernel, request.oche.as_deref())?
+        } else {
+            let guest = GuestFiles { kernel, initrd: None, options: options.clone() };
+            image_for(PackBoard::M1, request.oche.as_deref(), &guest)?
+        };
         let image_name = Store::image_name(&contents.sha256);
         let block = settings::block(&image_name, trees.as_deref());
         let settings_next = settings::with_block(&own, &block);
@@ -165,6 +172,7 @@ impl Plan {
         let plan = Self {
             next: Installation {
                 oche: contents.version,
+                is_probe: request.is_probe,
                 boot_file: None,
                 image: image_name,
                 image_sha256: contents.sha256,

@@ -80,6 +80,9 @@ pub struct SettingsMark {
 pub struct Installation {
     /// The version of Oche.
     pub oche: String,
+    /// Whether it is the probe, which has no use for the options.
+    #[serde(default)]
+    pub is_probe: bool,
     /// SHA-256 of the boot file, as soon as it has been verified.
     pub boot_file: Option<String>,
     /// The packed image.
@@ -96,6 +99,14 @@ pub struct Installation {
     pub m1n1: Option<String>,
     /// The lines of the settings.
     pub block: String,
+}
+
+impl Installation {
+    /// What starts before U-Boot, in a few words.
+    pub(super) fn title(&self) -> String {
+        let what = if self.is_probe { "the probe of Oche" } else { "Oche" };
+        format!("{what} {}", self.oche)
+    }
 }
 
 /// A U-Boot that was packed.

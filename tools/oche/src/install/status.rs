@@ -239,9 +239,9 @@ fn judge(record: Option<&Record>, file: Option<&[u8]>) -> (BootFileState, String
                 .and_then(|record| record.installations().find(|one| one.image_sha256 == image));
             match known {
                 Some(one) if one.boot_file.as_deref() == Some(&*sha256) => {
-                    (BootFileState::Installed, format!("Oche {}", one.oche))
+                    (BootFileState::Installed, one.title())
                 }
-                Some(one) => (BootFileState::Rewritten, format!("Oche {}", one.oche)),
+                Some(one) => (BootFileState::Rewritten, one.title()),
                 None => (BootFileState::OtherOche, format!("an Oche with SHA-256 {image}")),
             }
         }
@@ -254,6 +254,13 @@ impl fmt::Display for Status {
         let installed = self.record.as_ref().filter(|record| record.phase == Phase::Installed);
         let installed = installed.and_then(|record| record.installed.as_ref());
         match installed {
+            Some(one) if one.is_probe => {
+                writeln!(
+                    out,
+                    "oche      {} is installed: `oche install` replaces it",
+                    one.title()
+                )?;
+            }
             Some(one) => writeln!(out, "oche      {} is installed", one.oche)?,
             None => writeln!(out, "oche      is not installed")?,
         }
@@ -271,7 +278,7 @@ impl fmt::Display for Status {
             if let Some(u_boot) = &self.u_boot {
                 writeln!(out, "package   {u_boot}")?;
             }
-            for (name, value) in &one.options {
+            for (name, value) in one.options.iter().filter(|_| !one.is_probe) {
                 writeln!(out, "option    {name}={value}")?;
             }
         }

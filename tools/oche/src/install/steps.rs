@@ -38,10 +38,10 @@ pub(super) fn titles(system: &System, plan: &Plan) -> Vec<String> {
     };
     let next = &plan.next;
     let image = format!(
-        "Write {}, {} KiB: Oche {} and {}",
+        "Write {}, {} KiB: {} and {}",
         next.image.display(),
         plan.image.len().div_ceil(1024),
-        next.oche,
+        next.title(),
         next.u_boot.banner
     );
     let trees = if next.trees.is_some() { " and DTBS=" } else { "" };

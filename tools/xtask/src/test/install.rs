@@ -98,6 +98,12 @@ fn life(bench: &Workbench, system: &ScratchSystem) -> Result<PathBuf> {
     ensure!(options == Some(&serde_json::json!([["oche.pool", "96M"]])), "{status}");
     system.expect_files(&installed).context("after the same installation again")?;
 
+    probe_instead(bench, system)?;
+    system.succeeds(&bench.arguments(&[]))?;
+    system
+        .expect_files(&installed)
+        .context("Oche after the probe, with the options from before")?;
+
     system.succeeds(&["uninstall", "--dry-run"])?;
     system.expect_files(&installed).context("after a removal's dry run")?;
     system.succeeds(&["uninstall"])?;
@@ -105,6 +111,22 @@ fn life(bench: &Workbench, system: &ScratchSystem) -> Result<PathBuf> {
     system.refuses(&["uninstall"], "no Oche is installed")?;
     edited_settings(bench, system, &before)?;
     Ok(kernel)
+}
+
+/// The probe takes Oche's place, also when the script runs again.
+fn probe_instead(bench: &Workbench, system: &ScratchSystem) -> Result<()> {
+    let elf = bench.elf.to_str().unwrap_or_default();
+    system.refuses(&["install", "--probe", "--oche", elf], "is not the probe")?;
+    system.succeeds(&bench.probe_arguments())?;
+    system.run_script()?;
+    let status = system.status(0)?;
+    let starts = status.pointer("/starts").and_then(Value::as_str).unwrap_or_default();
+    ensure!(starts.starts_with("the probe of Oche "), "{status}");
+    let found = inspect(system, &[])?;
+    let errors = found.pointer("/taken/errors").and_then(Value::as_array);
+    ensure!(errors.is_some_and(Vec::is_empty), "{found:#}");
+    ensure!(found.to_string().contains("m1-probe"), "{found:#}");
+    Ok(())
 }
 
 /// Lines that were added since stay.

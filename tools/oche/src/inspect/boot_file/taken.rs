@@ -6,6 +6,8 @@ use serde::Serialize;
 use super::file::BootFile;
 use super::payload::{Content, End, KernelPayload, Payload, TreePayload};
 
+/// The boards of the images that are for a Mac: Oche, and its probe.
+const FOR_MACS: [&str; 2] = ["m1", "m1-probe"];
 /// The most properties of `/chosen` that m1n1 takes from variables.
 const CHOSEN_LIMIT: usize = 16;
 /// As many variables are appended by m1n1's first stage: its version, and the partition that it
@@ -157,7 +159,7 @@ impl BootFile {
             ));
         }
         match (&kernel.oche, &kernel.damage) {
-            (Some(contents), _) if contents.board != "m1" => {
+            (Some(contents), _) if !FOR_MACS.contains(&&*contents.board) => {
                 taken.errors.push(format!("the kernel is Oche for {}, not for m1", contents.board))
             }
             (Some(_), _) => {}

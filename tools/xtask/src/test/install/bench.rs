@@ -16,6 +16,8 @@ pub(super) struct Workbench {
     pub(super) folder: PathBuf,
     /// Oche's ELF file.
     pub(super) elf: PathBuf,
+    /// That of the probe.
+    probe: PathBuf,
     trees: Vec<PathBuf>,
 }
 
@@ -24,9 +26,10 @@ impl Workbench {
         let folder = workspace::target().join("test").join("install");
         workspace::create_folder(&folder)?;
         let elf = el2::build_package(toolchain, "oche-m1", &[], step)?;
+        let probe = el2::build_package(toolchain, "oche-m1-probe", &[], step)?;
         let trees = sources.kernel.device_trees(step)?;
         oche_program(step)?;
-        Ok(Self { folder, elf, trees })
+        Ok(Self { folder, elf, probe, trees })
     }
 
     pub(super) fn system(
@@ -36,6 +39,11 @@ impl Workbench {
         step: &Step,
     ) -> Result<ScratchSystem> {
         ScratchSystem::make(&self.folder.join(name), packages, &self.trees, step)
+    }
+
+    /// The arguments of an installation of the probe, besides the system.
+    pub(super) fn probe_arguments(&self) -> [&str; 4] {
+        ["install", "--probe", "--oche", self.probe.to_str().unwrap_or_default()]
     }
 
     /// The arguments of an installation, besides the system.

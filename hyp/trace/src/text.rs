@@ -72,14 +72,7 @@ pub trait Fields {
 /// Hands what `record` holds to `fields`, except its time, CPU and kind; `device` is the name of
 /// the device that its DART and stream stand for, where known.
 pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields) {
-    match record.event() {
-        Some(event) => describe_event(&event, fields),
-        None => {
-            fields.number("kind", u64::from(record.kind_number()));
-            fields.hex("detail", u64::from(record.detail()), 4);
-            fields.hex("payload", record.payload(), 16);
-        }
-    }
+    describe_payload(record, fields);
     if let Some(dart) = record.dart() {
         fields.number("dart", dart.index() as u64);
     }
@@ -93,6 +86,18 @@ pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields)
         fields.hex("pc", record.program_counter(), 16);
     }
     fields.number("seq", u64::from(record.sequence()));
+}
+
+/// Hands the fields of `record`'s kind alone to `fields`, without those that every event has.
+pub fn describe_payload(record: &Record, fields: &mut impl Fields) {
+    match record.event() {
+        Some(event) => describe_event(&event, fields),
+        None => {
+            fields.number("kind", u64::from(record.kind_number()));
+            fields.hex("detail", u64::from(record.detail()), 4);
+            fields.hex("payload", record.payload(), 16);
+        }
+    }
 }
 
 /// Generates what an event's fields are called and how they are read.

@@ -48,7 +48,7 @@ const fn need(purpose: Purpose, sign: Sign, package: &'static str) -> Need {
 }
 
 /// All of it. What a program name in an error leads to is looked up here as well.
-pub const NEEDS: [Need; 24] = [
+pub const NEEDS: [Need; 25] = [
     need(Purpose::Guest, Sign::Program("qemu-system-aarch64"), "qemu-system-arm"),
     need(Purpose::Guest, Sign::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
     need(Purpose::Guest, Sign::Program("make"), "make"),
@@ -67,6 +67,7 @@ pub const NEEDS: [Need; 24] = [
     ),
     need(Purpose::Views, Sign::Program("tshark"), "tshark"),
     need(Purpose::Views, Sign::Program("chromium"), "chromium"),
+    need(Purpose::Views, Sign::Program("babeltrace2"), "babeltrace2"),
     need(Purpose::Codes, Sign::Program("zbarimg"), "zbar-tools"),
     need(Purpose::Views, Sign::Program("python3"), "python3"),
     // python3 alone, as Debian splits it, has no pip to put into a virtual environment.

@@ -17,7 +17,7 @@ use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::{SymbolOptions, Symbols};
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
-use exports::{FoldedArguments, PcapngArguments, PerfettoArguments, ReportArguments};
+use exports::{CtfArguments, FoldedArguments, PcapngArguments, PerfettoArguments, ReportArguments};
 use files::open;
 use record::RecordArguments;
 
@@ -56,6 +56,8 @@ enum TraceCommand {
     Folded(FoldedArguments),
     /// Write a trace for Wireshark, or install Wireshark's profile for it
     Pcapng(PcapngArguments),
+    /// Write a trace in the Common Trace Format, for babeltrace2 and Trace Compass
+    Ctf(CtfArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
     /// Watch a running guest's DMA on a screen of the terminal
@@ -124,6 +126,7 @@ impl TraceArguments {
             TraceCommand::Perfetto(arguments) => arguments.run()?,
             TraceCommand::Folded(arguments) => arguments.run()?,
             TraceCommand::Pcapng(arguments) => arguments.run()?,
+            TraceCommand::Ctf(arguments) => arguments.run()?,
             TraceCommand::Record(arguments) => return arguments.run(),
             TraceCommand::Live(arguments) => arguments.run()?,
             TraceCommand::Filter(arguments) => arguments.run()?,

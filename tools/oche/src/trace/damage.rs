@@ -11,6 +11,7 @@ use oche_types::dart::entry::Permission;
 use oche_types::event::Kind;
 
 use super::check::{CheckOptions, check};
+use super::ctf::write_ctf;
 use super::filter::{CallerChoice, EventFilter, KindSet, StreamChoice};
 use super::folded::{FoldedBy, write_folded};
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
@@ -148,6 +149,12 @@ fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
         6 => write_perfetto(trace, 0, &filter, &symbols, &mut sink()),
         7 => write_pcapng(trace, 0, &filter, &symbols, &mut sink()),
         8 => write_report(trace, 0, "t", &filter, &symbols, &mut sink()),
+        9 => {
+            let folder = tempfile::tempdir().expect("a folder");
+            let written = write_ctf(trace, 0, &filter, &symbols, &folder.path().join("t"));
+            assert_eq!(written.is_ok(), !trace.sessions.is_empty());
+            Ok(())
+        }
         _ => {
             let options = CheckOptions { reports_hints: true, filter, ..CheckOptions::default() };
             check(trace, &symbols, &options);
@@ -173,7 +180,7 @@ fn wild_files_are_answered_by_every_view_without_a_panic() {
         match TraceFile::from_source(bytes) {
             Ok(trace) => {
                 warned += u64::from(!trace.warnings.is_empty());
-                look(&trace, (input % 10) as usize, &mut numbers);
+                look(&trace, (input % 11) as usize, &mut numbers);
             }
             Err(error) => {
                 refused += 1;

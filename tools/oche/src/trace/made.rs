@@ -9,7 +9,7 @@ use oche_trace::words::{Text, Words};
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, StreamId, StreamSet};
-use oche_types::event::{Event, Place, Placement};
+use oche_types::event::{Event, Place, Placement, WatchHow};
 
 use super::format::{ChunkHeader, ChunkKind, End, Found, chunk, file_header};
 use super::reader::TraceFile;
@@ -78,7 +78,6 @@ impl Made {
     }
 
     /// Records of the current CPU are lost from here on until the next event.
-    #[cfg(test)]
     pub(crate) fn lose(&mut self, records: u64) -> &mut Self {
         self.lost.push((self.records[usize::from(self.cpu)].len(), records));
         self
@@ -259,5 +258,22 @@ pub fn with_every_error() -> Made {
     made.event(Event::Data { words: [u64::from_le_bytes(*b"Oche was"), 0] });
     // Pages left when the stream is cut off.
     made.attach(0, 1, None);
+    made
+}
+
+/// A trace in which 12 events were lost, in two places, with events of values, callers and watched
+/// bytes around them.
+#[must_use]
+pub fn with_losses() -> Made {
+    let mut made = Made::new();
+    made.map(0, 1, 0x100, 7, Permission::READ_ONLY).attach(0, 1, Some(900)).lose(10);
+    let (page, how) = (Gfn(7), WatchHow::Exact);
+    let watch =
+        Event::Watch { at: at(0, 1, 0x100), offset: 8, page, bytes: 12, is_write: true, how };
+    made.event(watch).event(Event::Data { words: [0x1122_3344_5566_7788, 0x99aa_bbcc] });
+    let dart = DartId::FIRST;
+    made.event(Event::Callers { dart, frames: 3, first: FLUSHER + 0x100 });
+    made.event(Event::Data { words: [FLUSHER + 0x200, FLUSHER + 0x300] }).lose(2);
+    made.attach(0, 1, None).unmap(0, 1, 0x100, 7);
     made
 }

@@ -30,7 +30,7 @@ pub fn write_text<S: ByteSource>(
 }
 
 /// Return addresses for people, innermost first: `name+0x10<name+0x20`.
-fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
+pub(super) fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
     let rest = rest.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     let names = [record.payload()].into_iter().chain(rest).map(|address| symbols.name(address));
     names.collect::<Vec<_>>().join("<")

@@ -10,6 +10,7 @@ use oche::progress::Step;
 use oche::{command, workspace};
 
 use super::boot_file::{self, Sources};
+use super::views::babeltrace;
 use super::{
     carried, document_commands, fault, install, kernels, m1, mac_trees, mistakes, port, probe,
     reset, views, watch, wrong_input,
@@ -220,7 +221,16 @@ fn run_demo(step: &Step, name: &str, arguments: &str) -> Result<String> {
     let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
     let summary: serde_json::Value =
         serde_json::from_slice(&summary).context("the demo's summary")?;
-    summarise(&summary, !arguments.contains("--without-trace"))
+    let is_traced = !arguments.contains("--without-trace");
+    let words = summarise(&summary, is_traced)?;
+    if is_traced && ["demo-short", "demo-pressure"].contains(&name) {
+        step.detail("babeltrace2");
+        environment::prepare_views(step)?;
+        let read = babeltrace::compare(&output.join("trace.oche"), &output.join("trace.ctf"))?;
+        let (events, lost) = (read.events(), read.lost);
+        return Ok(format!("{words}; babeltrace2 reads {events} events, {lost} lost"));
+    }
+    Ok(words)
 }
 
 /// A few words of a demo's summary, after a look whether it says that all was well, and whether

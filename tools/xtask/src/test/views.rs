@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::trace::filter::EventFilter;
-use oche::trace::made::with_every_error;
+use oche::trace::made::{with_every_error, with_losses};
 use oche::trace::pcapng::write_pcapng;
 use oche::trace::perfetto::write_perfetto;
 use oche::trace::reader::TraceFile;
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::environment;
 
+pub(crate) mod babeltrace;
 mod python;
 
 /// The package that carries Perfetto's schema.
@@ -41,11 +42,13 @@ pub(super) fn run(step: &Step) -> Result<String> {
     let perfetto = perfetto(&trace, &folder, step)?;
     step.detail("Wireshark");
     let packets = wireshark(&trace, &folder)?;
+    step.detail("babeltrace2");
+    let babeltrace = babeltrace(&folder)?;
     step.detail("chromium");
     browser(&trace, &folder)?;
     let python = python::run(&folder.join("trace.oche"), step)?;
     Ok(format!(
-        "{perfetto}; {packets} packets dissected; the report shows every error; Python {python} agrees"
+        "{perfetto}; {packets} packets dissected; babeltrace2 reads {babeltrace}; the report shows every error; Python {python} agrees"
     ))
 }
 
@@ -85,6 +88,18 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
     )?;
     let found = output.trim().strip_prefix("ok: ");
     Ok(found.context("the reader of Perfetto's schema does not print `ok: `")?.to_owned())
+}
+
+/// Exports the made-up trace and one with losses, and has babeltrace2 agree with both.
+fn babeltrace(folder: &Path) -> Result<String> {
+    let whole = babeltrace::compare(&folder.join("trace.oche"), &folder.join("trace.ctf"))?;
+    let lossy = folder.join("lossy.oche");
+    fs::write(&lossy, with_losses().bytes())?;
+    let read = babeltrace::compare(&lossy, &folder.join("lossy.ctf"))?;
+    if (whole.lost, read.lost) != (0, 12) {
+        bail!("babeltrace2 counts {} and {} lost events, not 0 and 12", whole.lost, read.lost);
+    }
+    Ok(format!("{} events", whole.events()))
 }
 
 /// Lets tshark, with the installed profile and dissector alone, dissect the trace; returns the

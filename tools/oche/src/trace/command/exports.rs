@@ -1,4 +1,4 @@
-//! `oche trace perfetto|pcapng|report`: a trace as a file for other programs.
+//! `oche trace perfetto|pcapng|ctf|report|folded`: a trace as a file for other programs.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use clap::Args;
 use crate::destination::{beside, refuse_input, write_file};
 use crate::output::to_standard_output;
 
+use super::super::ctf::write_ctf;
 use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::folded::{FoldedBy, write_folded};
 use super::super::pcapng::write_pcapng;
@@ -16,7 +17,7 @@ use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
-use super::super::words::size;
+use super::super::words::{many, size};
 use super::answers::{Input, open_boot};
 use super::files::is_standard;
 
@@ -78,6 +79,49 @@ impl PcapngArguments {
         let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
         let filter = self.events.filter(&trace, &symbols, None)?;
         export(&path, |mut out| write_pcapng(&trace, session, &filter, &symbols, &mut out))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche trace ctf boot.oche && babeltrace2 boot.ctf
+  oche trace ctf boot.oche -o /tmp/dma --kind map,unmap,io_page_fault
+  babeltrace2 boot.ctf lttng-kernel-trace/       with another tracer's events, in one order of time
+
+A folder with a description (metadata) and a stream a CPU (cpu0, ...), in the Common Trace Format 1.8: babeltrace2 and
+Trace Compass read it. Lost events are each packet's discarded events. An earlier export is replaced, nothing else is.")]
+pub(super) struct CtfArguments {
+    #[command(flatten)]
+    input: Input,
+    /// Write this folder [default: the trace's name with .ctf for .oche]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    events: EventOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+}
+
+impl CtfArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        if self.output.as_deref().is_some_and(is_standard) {
+            bail!("a CTF trace is a folder, not a stream: name one with --output");
+        }
+        let (trace, session) = self.input.open()?;
+        let symbols = self.symbols.load()?;
+        let path = output(self.output.as_deref(), &self.input.file, "ctf", &self.symbols)?;
+        let filter = self.events.filter(&trace, &symbols, None)?;
+        let written = write_ctf(&trace, session, &filter, &symbols, &path)?;
+        crate::message!(
+            "{}: {} of {}, {} lost; {}",
+            path.display(),
+            many(written.events, "event"),
+            many(written.streams, "CPU"),
+            written.lost,
+            size(written.bytes)
+        );
+        Ok(())
     }
 }
 

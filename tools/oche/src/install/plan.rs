@@ -15,6 +15,7 @@ use super::script::{UpdateScript, Values};
 use super::settings;
 use super::verify::{self, Starts};
 use crate::inspect::boot_file::{self, BootFile};
+use crate::inspect::image::Contents;
 use crate::pack::GuestFiles;
 use crate::pack::command::{PackBoard, image_for};
 use crate::pack::kernel_image::KernelImage;
@@ -152,12 +153,7 @@ impl Plan {
         };
         let trees = request.trees.clone().or(previous.and_then(|previous| previous.trees));
         let trees = choose_trees(system, &script, &own, &values, trees)?;
-        let (image, contents) = if request.is_probe {
-            probe::image_before(&kernel, request.oche.as_deref())?
-        } else {
-            let guest = GuestFiles { kernel, initrd: None, options: options.clone() };
-            image_for(PackBoard::M1, request.oche.as_deref(), &guest)?
-        };
+        let (image, contents) = image(request, kernel, &options)?;
         let image_name = Store::image_name(&contents.sha256);
         let block = settings::block(&image_name, trees.as_deref());
         let settings_next = settings::with_block(&own, &block);
@@ -304,6 +300,20 @@ fn warning_of_m1n1(version: Option<&str>) -> Option<String> {
              idles; install m1n1 1.6 or newer first"
         )
     })
+}
+
+/// The image that takes U-Boot's place, and its contents.
+fn image(
+    request: &Request,
+    u_boot: PathBuf,
+    options: &[(String, String)],
+) -> Result<(Vec<u8>, Contents)> {
+    let elf = request.oche.as_deref();
+    if request.is_probe {
+        return probe::image_before(&u_boot, elf);
+    }
+    let guest = GuestFiles { kernel: u_boot, initrd: None, options: options.to_vec() };
+    image_for(PackBoard::M1, elf, &guest)
 }
 
 /// The U-Boot to pack, and where it is for this process.

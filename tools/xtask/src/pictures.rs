@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::trace::TraceFile;
 use oche::trace::filter::EventFilter;
-use oche::trace::report::write_report;
+use oche::trace::report::{ReportedFile, write_report};
 use oche::trace::symbols::Symbols;
 use oche::{command, workspace};
 
@@ -51,7 +51,7 @@ pub fn main(options: &PicturesOptions) -> Result<()> {
     write_report(
         &trace,
         session,
-        &name,
+        &ReportedFile::new(&name, []),
         &EventFilter::default(),
         &Symbols::default(),
         &mut File::create(&page)?,

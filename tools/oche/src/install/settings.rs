@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use crate::shell::quoted;
+
 const BEGIN: &str =
     "# BEGIN oche (`oche install` wrote these lines, `oche uninstall` removes them)";
 const BEGIN_MARK: &str = "# BEGIN oche";
@@ -49,18 +51,10 @@ pub(super) fn split(text: &[u8]) -> (Vec<u8>, Option<String>) {
     }
 }
 
-/// `text` as one word of the shell.
-fn quoted(text: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._+-=:@%".contains(letter);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{block, quoted, split, with_block};
+    use super::{block, split, with_block};
+    use crate::shell::quoted;
     use proptest::prelude::*;
 
     #[test]

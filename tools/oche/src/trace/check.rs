@@ -111,6 +111,11 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// The findings that are reported so far.
+    pub fn findings(&self) -> &[Finding] {
+        self.reporter.findings()
+    }
+
     /// The findings.
     pub fn finish(self) -> CheckReport {
         self.reporter.report

@@ -22,7 +22,7 @@ use super::output::{write_json, write_text};
 use super::pcapng::write_pcapng;
 use super::perfetto::write_perfetto;
 use super::reader::TraceFile;
-use super::report::write_report;
+use super::report::{ReportedFile, write_report};
 use super::summary::{summarize, summarize_chosen, write_summary};
 use super::symbols::Symbols;
 use super::why::{Question, why, write_answer};
@@ -148,7 +148,7 @@ fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
         }),
         6 => write_perfetto(trace, 0, &filter, &symbols, &mut sink()),
         7 => write_pcapng(trace, 0, &filter, &symbols, &mut sink()),
-        8 => write_report(trace, 0, "t", &filter, &symbols, &mut sink()),
+        8 => write_report(trace, 0, &ReportedFile::default(), &filter, &symbols, &mut sink()),
         9 => {
             let folder = tempfile::tempdir().expect("a folder");
             let written = write_ctf(trace, 0, &filter, &symbols, &folder.path().join("t"));

@@ -26,6 +26,8 @@ pub struct Made {
     records: Vec<Vec<Record>>,
     pub(crate) now: u64,
     pub(crate) cpu: u8,
+    /// The guest's code that the next events come from.
+    pub(crate) code: u64,
     /// By CPU: records to lose before the next one.
     lost: Vec<(usize, u64)>,
 }
@@ -61,7 +63,8 @@ impl Made {
         }
         writer.finish();
         let directory = words.0.into_inner();
-        Self { directory, records: vec![Vec::new(); 2], now: 1000, cpu: 0, lost: Vec::new() }
+        let records = vec![Vec::new(); 2];
+        Self { directory, records, now: 1000, cpu: 0, code: FLUSHER, lost: Vec::new() }
     }
 
     pub(crate) fn event(&mut self, event: Event) -> &mut Self {
@@ -71,7 +74,7 @@ impl Made {
             time: self.now,
             sequence: records.len() as u32,
             cpu: self.cpu,
-            program_counter: FLUSHER,
+            program_counter: self.code,
         };
         records.push(Record::new(stamp, &event));
         self

@@ -20,7 +20,7 @@ use super::leaks::leaks;
 use super::output::{write_json, write_text};
 use super::perfetto::write_perfetto;
 use super::reader::{TraceFile, TraceItem, Visitor};
-use super::report::write_report;
+use super::report::{ReportedFile, write_report};
 use super::summary::summarize;
 use super::symbols::Symbols;
 use super::why::{Question, why};
@@ -55,7 +55,8 @@ fn throughput_of_text_and_statistics() {
     let question = Question { iova: 2 << 12, ..Question::default() };
     let asked = measure("why", &|| why(&trace, 0, &question, &symbols).devices.len() as u64);
     measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &everything, &symbols, out)));
-    measure("report", &|| lines(|out| write_report(&trace, 0, "t", &everything, &symbols, out)));
+    let file = ReportedFile::default();
+    measure("report", &|| lines(|out| write_report(&trace, 0, &file, &everything, &symbols, out)));
     assert_eq!((shown, checked, asked), (EVENTS, EVENTS, CPUS));
     let text =
         measure("text", &|| lines(|out| write_text(&trace, &everything, &symbols, out).map(drop)));

@@ -12,7 +12,6 @@ use oche::trace::made::{with_every_error, with_losses};
 use oche::trace::pcapng::write_pcapng;
 use oche::trace::perfetto::write_perfetto;
 use oche::trace::reader::TraceFile;
-use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::trace::wireshark::Folders;
 use oche::{command, workspace};
@@ -21,7 +20,9 @@ use tempfile::TempDir;
 use crate::environment;
 
 pub(crate) mod babeltrace;
+mod devtools;
 mod python;
+mod report;
 
 /// The package that carries Perfetto's schema.
 const PERFETTO: &str = "perfetto==0.59.1";
@@ -45,7 +46,7 @@ pub(super) fn run(step: &Step) -> Result<String> {
     step.detail("babeltrace2");
     let babeltrace = babeltrace(&folder)?;
     step.detail("chromium");
-    browser(&trace, &folder)?;
+    report::run(&trace, &folder)?;
     let python = python::run(&folder.join("trace.oche"), step)?;
     Ok(format!(
         "{perfetto}; {packets} packets dissected; babeltrace2 reads {babeltrace}; the report shows every error; Python {python} agrees"
@@ -220,64 +221,4 @@ fn with_digits(line: &str) -> String {
         other => other,
     };
     line.split('\t').map(digit).collect::<Vec<_>>().join("\t")
-}
-
-/// Opens the report in a browser without a network, and looks for what must be in the page that it
-/// then has.
-fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
-    let path = folder.join("report.html");
-    write_report(
-        trace,
-        0,
-        "made up.oche",
-        &EventFilter::default(),
-        &Symbols::default(),
-        &mut File::create(&path)?,
-    )?;
-    let size = fs::metadata(&path)?.len();
-    if size > 1 << 20 {
-        bail!("the report has {size} bytes");
-    }
-    let profile = folder.join("chromium");
-    let _ = fs::remove_dir_all(&profile);
-    let log = folder.join("chromium.log");
-    let mut chromium = crate::pictures::browser(&profile);
-    chromium.args(["--window-size=1240,3000", "--enable-logging", "--v=0"]);
-    chromium.env("CHROME_LOG_FILE", &log);
-    chromium.arg("--dump-dom").arg(format!("file://{}", path.display()));
-    let ran = chromium.output().context("cannot start chromium")?;
-    let _ = fs::remove_dir_all(&profile);
-    let page = String::from_utf8_lossy(&ran.stdout);
-    let mut messages = String::from_utf8_lossy(&ran.stderr).into_owned();
-    messages.push_str(&fs::read_to_string(&log).unwrap_or_default());
-    if let Some(line) = messages.lines().find(|line| line.contains("CONSOLE")) {
-        bail!("the browser's console has: {line}");
-    }
-    if !page.contains("data-ready=\"yes\"") {
-        bail!("the report's script did not finish; the browser printed: {}", messages.trim());
-    }
-    // The data stands in the page too, so only what the script made of it counts.
-    let made = page.split("<script").next().unwrap_or_default();
-    for wanted in [
-        "use-after-unmap",
-        "unmapped-without-flush",
-        "double-map",
-        "wrong-direction",
-        "left-at-reset",
-        "neighbours-exposed",
-        "red-zone-hit",
-        "wild-access",
-        "read refused",
-        "0xffe00040",
-        "unmap: IOMMU: iova=0x00000000ffe00000",
-        "How long pages stay mapped",
-        "<canvas",
-        "<path",
-        "0xffff800008000c74",
-    ] {
-        if !made.contains(wanted) {
-            bail!("the page as the browser has it lacks `{wanted}`");
-        }
-    }
-    Ok(())
 }

@@ -218,6 +218,11 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    /// The findings that are reported so far.
+    pub(super) fn findings(&self) -> &[Finding] {
+        &self.report.findings
+    }
+
     /// Counts a finding that is not reported.
     pub(super) fn count(&mut self, about: About, record: &Record) {
         if self.is_asked_for(about, record) {

@@ -28,7 +28,7 @@ pub(super) struct Input {
     pub(super) file: PathBuf,
     /// Choose this boot of Oche where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
-    boot: Option<usize>,
+    pub(super) boot: Option<usize>,
 }
 
 impl Input {

@@ -8,13 +8,14 @@ use clap::Args;
 
 use crate::destination::{beside, refuse_input, write_file};
 use crate::output::to_standard_output;
+use crate::shell::quoted_path;
 
 use super::super::ctf::write_ctf;
 use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::folded::{FoldedBy, write_folded};
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
-use super::super::report::write_report;
+use super::super::report::{ReportedFile, write_report};
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
 use super::super::words::{many, size};
@@ -127,8 +128,8 @@ impl CtfArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-One self-contained page: who mapped what over time, the IOVA space, lifetimes, the hottest code, faults with what happened
-at their addresses before, and what `oche trace check` finds. Nothing is loaded from anywhere; it can be sent by mail.")]
+One self-contained page: what `oche trace check` finds and the events around it, mapped memory and the IOVA space over time,
+lifetimes, events by code. It zooms in time and filters by device. Nothing is loaded from anywhere; it can be sent by mail.")]
 pub(super) struct ReportArguments {
     #[command(flatten)]
     input: Input,
@@ -147,8 +148,21 @@ impl ReportArguments {
         let symbols = self.symbols.load()?;
         let filter = self.choice.filter(&trace, &symbols)?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
-        let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        export(&path, |mut out| write_report(&trace, session, &name, &filter, &symbols, &mut out))
+        let file = ReportedFile::new(&self.input.file.to_string_lossy(), self.why_options());
+        export(&path, |mut out| write_report(&trace, session, &file, &filter, &symbols, &mut out))
+    }
+}
+
+impl ReportArguments {
+    /// The options of `oche trace why` that make it read what this report reads.
+    fn why_options(&self) -> Vec<(&'static str, String)> {
+        let path = |path: &PathBuf| quoted_path(&path.to_string_lossy());
+        let boot = self.input.boot.map(|boot| ("--boot", boot.to_string()));
+        let symbols = self.symbols.symbols.as_ref().map(|of| ("--symbols", path(of)));
+        let vmlinux = self.symbols.vmlinux.as_ref().map(|of| ("--vmlinux", path(of)));
+        let offset = self.symbols.kaslr_offset;
+        let offset = (offset != 0).then(|| ("--kaslr-offset", format!("{offset:#x}")));
+        boot.into_iter().chain(symbols).chain(vmlinux).chain(offset).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::trace::made::{FLUSHER, Made, at, map};
 use crate::trace::maps::maps;
 use crate::trace::output::{write_json, write_text};
 use crate::trace::pcapng::write_pcapng;
-use crate::trace::report::write_report;
+use crate::trace::report::{ReportedFile, write_report};
 use crate::trace::summary::summarize_chosen;
 use crate::trace::why::{Question, why};
 
@@ -250,7 +250,8 @@ fn a_report_of_a_part_begins_with_what_was_mapped() {
     let filter = filter_for(&made, "--device nvme --from 0.005 --to 0.01", &Symbols::default());
     let filter = filter.unwrap();
     let mut out = Vec::new();
-    write_report(&made.open(), 0, "t", &filter, &Symbols::default(), &mut out).unwrap();
+    write_report(&made.open(), 0, &ReportedFile::default(), &filter, &Symbols::default(), &mut out)
+        .unwrap();
     let page = String::from_utf8(out).unwrap();
     let (_, rest) = page.split_once("id=\"data\">").unwrap();
     let data: Value = serde_json::from_str(rest.split_once("</script>").unwrap().0).unwrap();
@@ -259,6 +260,6 @@ fn a_report_of_a_part_begins_with_what_was_mapped() {
     assert_eq!((&devices[0]["maps"], &devices[0]["unmaps"]), (&Value::from(0), &Value::from(1)));
     assert_eq!(devices[0]["end_bytes"], 4096);
     assert_eq!(devices[0]["mapped"][0], 8192);
-    let warning = data["warnings"].to_string();
-    assert!(warning.contains("only this is shown: device nvme, from 5.00 ms"), "{warning}");
+    let words = data["filter"].to_string();
+    assert!(words.contains("device nvme, from 5.00 ms"), "{words}");
 }

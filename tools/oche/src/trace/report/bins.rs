@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use oche_types::addr::{IovaPage, PAGE_BYTES};
 
-/// Bins at the most: about as many as a picture has columns.
-const MOST: usize = 240;
-/// The first width, in nanoseconds: a quarter of a millisecond.
-const FIRST_WIDTH: u64 = 250_000;
+/// Bins at the most: several for each column of a picture, so that there is something to zoom into.
+const MOST: usize = 960;
+/// Bins of a column of an address space: as many columns as the page's widest picture draws.
+pub(super) const SPACE_BINS: usize = 4;
+/// Bins of a step, in which lifetimes and places in the code are counted.
+pub(super) const STEP_BINS: usize = 16;
+/// The first width, in nanoseconds: a sixteenth of a millisecond.
+const FIRST_WIDTH: u64 = 62_500;
 /// Rows of a picture of an address space, at the most.
 const MAX_ROWS: usize = 96;
 
@@ -45,6 +49,11 @@ impl Bins {
         self.width = self.width.saturating_mul(2);
     }
 
+    /// Bins that are as wide as `count` of these.
+    pub(super) fn wider(self, count: usize) -> Self {
+        Self { width: self.width.saturating_mul(count as u64), ..self }
+    }
+
     /// The bin that `time` is in; the first for what is earlier.
     pub(super) fn of(&self, time: u64) -> usize {
         ((time.saturating_sub(self.start) / self.width) as usize).min(MOST - 1)
@@ -70,6 +79,43 @@ impl Sum {
     pub(super) fn finish(mut self, used: usize) -> Vec<u64> {
         self.0.resize(used, 0);
         self.0
+    }
+}
+
+/// How often each of `N` things happened, in each step of some bins.
+#[derive(Clone, Debug)]
+pub(super) struct Steps<const N: usize>(Vec<[u32; N]>);
+
+impl<const N: usize> Default for Steps<N> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<const N: usize> Steps<N> {
+    /// Thing number `which` happened in bin number `bin`.
+    pub(super) fn add(&mut self, bin: usize, which: usize) {
+        let step = bin / STEP_BINS;
+        if self.0.len() <= step {
+            self.0.resize(step + 1, [0; N]);
+        }
+        if let Some(count) = self.0[step].get_mut(which) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(super) fn fold(&mut self) {
+        let sum = |pair: &[[u32; N]]| {
+            std::array::from_fn(|which| {
+                pair.iter().fold(0_u32, |sum, step| sum.saturating_add(step[which]))
+            })
+        };
+        self.0 = self.0.chunks(2).map(sum).collect();
+    }
+
+    /// The steps in which anything happened, with their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &[u32; N])> {
+        self.0.iter().enumerate().filter(|(_, counts)| counts.iter().any(|count| *count > 0))
     }
 }
 
@@ -207,7 +253,7 @@ mod tests {
         assert!(used > MOST / 2 && used <= MOST);
         assert_eq!(sum.finish(used).iter().sum::<u64>(), 10_000);
         assert_eq!((level.peak(), level.now()), (100, 100));
-        assert!(level.finish(used).iter().skip(3).all(|value| *value == 100));
+        assert!(level.finish(used).iter().skip(12).all(|value| *value == 100));
     }
 
     #[test]
@@ -225,5 +271,20 @@ mod tests {
         }
         assert!(space.rows.len() <= MAX_ROWS);
         assert!(space.finish(&bins, 4).iter().all(|row| row.cells.len() == 4));
+    }
+
+    #[test]
+    fn steps_add_up_however_often_they_fold() {
+        let mut steps = Steps::<3>::default();
+        for bin in 0..MOST {
+            steps.add(bin, bin % 2);
+        }
+        steps.fold();
+        steps.add(MOST / 2, 2);
+        let sums: Vec<(usize, u32)> =
+            steps.iter().map(|(step, counts)| (step, counts.iter().sum())).collect();
+        assert_eq!(sums.len(), MOST / STEP_BINS / 2 + 1);
+        assert_eq!(sums[0], (0, 2 * STEP_BINS as u32));
+        assert_eq!(sums[sums.len() - 1], (MOST / STEP_BINS / 2, 1));
     }
 }

@@ -1,11 +1,13 @@
 //! Refused accesses that belong together, and what happened at their page before.
 
 use oche_trace::record::Record;
-use oche_trace::text::{Clock, Line};
+use oche_trace::text::Clock;
 use oche_types::event::{Event, Kind};
 
 use super::super::description::TraceDescription;
 use super::super::lifetime::StreamPlace;
+use super::around::Places;
+use super::command::ReportedFile;
 use super::data::FaultRow;
 
 /// The refused accesses in one page of a device with nothing mapped or unmapped there meanwhile: a
@@ -14,27 +16,38 @@ pub(super) struct Burst {
     pub(super) first: (Record, Event),
     pub(super) last: (Record, Event),
     pub(super) accesses: u64,
-    pub(super) before: Vec<Record>,
+    /// Its number among those that have events around them.
+    pub(super) subject: Option<usize>,
 }
 
 impl Burst {
     /// Its data for the page.
-    pub(super) fn row(&self, clock: Clock, description: &TraceDescription) -> FaultRow {
+    pub(super) fn row(
+        &self,
+        clock: Clock,
+        description: &TraceDescription,
+        places: &Places<'_>,
+        why: &ReportedFile,
+    ) -> FaultRow {
         let (record, event) = self.first;
         let place =
             record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
         let (what, iova) = what_of(&event);
+        let time_ns = clock.nanoseconds(record.time());
+        let first = places.first_time(self.subject).map(|time| clock.nanoseconds(time));
         FaultRow {
             device: place.map_or_else(String::new, |place| description.name_of(place)),
             dart: place.map_or(0, StreamPlace::dart),
             stream: place.map_or(0, StreamPlace::stream),
-            time_ns: clock.nanoseconds(record.time()),
+            time_ns,
             what,
             iova: format!("{iova:#x}"),
             accesses: self.accesses,
             last_ns: clock.nanoseconds(self.last.0.time()),
             last_iova: format!("{:#x}", what_of(&self.last.1).1),
-            before: self.before.iter().map(|record| line_of(record, clock, description)).collect(),
+            event: places.own(self.subject),
+            before: places.at_page(self.subject),
+            command: why.about(place, Some(iova), first, time_ns),
         }
     }
 
@@ -63,11 +76,4 @@ fn what_of(event: &Event) -> (&'static str, u64) {
         Event::Refused { at, .. } => ("mapping refused", at.iova.iova()),
         _ => ("", 0),
     }
-}
-
-/// The event's line, without the process that there is none of.
-fn line_of(record: &Record, clock: Clock, description: &TraceDescription) -> String {
-    let line = Line::of(record, clock, description.device_of(record)).to_string();
-    line.split_once("oche-0")
-        .map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::super::check::CheckReport as Findings;
+use super::super::check::Finding;
+use std::collections::BTreeMap;
 
 /// Everything that the page shows.
 #[derive(Debug, Serialize)]
@@ -16,14 +17,22 @@ pub(super) struct Data {
     pub(super) first_unix_ns: Option<u64>,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
+    /// Events that the filter chose.
+    pub(super) chosen_events: u64,
+    /// Events that were looked at.
     pub(super) events: u64,
     pub(super) missing: u64,
     pub(super) warnings: Vec<String>,
+    /// What is chosen, in words.
+    pub(super) filter: Option<String>,
     pub(super) bin_ns: u64,
     pub(super) bins: usize,
+    /// Bins that one column of an address space, and one step of lifetimes and code, stand for.
+    pub(super) coarse: usize,
+    pub(super) steps: usize,
     pub(super) devices: Vec<Device>,
     pub(super) flushes: Vec<FlushRow>,
-    pub(super) sites: Vec<Site>,
+    pub(super) sites: Vec<SiteRow>,
     pub(super) more_sites: usize,
     /// Events of all places in the guest's code.
     pub(super) sites_events: u64,
@@ -31,7 +40,13 @@ pub(super) struct Data {
     pub(super) faults: Vec<FaultRow>,
     pub(super) faults_told: u64,
     pub(super) faults_in_all: u64,
-    pub(super) findings: Findings,
+    pub(super) findings: Vec<FindingRow>,
+    /// How much of each was found.
+    pub(super) totals: BTreeMap<&'static str, u64>,
+    /// Events around findings and refused accesses, in the order of time.
+    pub(super) around: Vec<EventRow>,
+    /// Findings and refused accesses that have events, at the most.
+    pub(super) max_subjects: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,6 +61,8 @@ pub(super) struct Device {
     pub(super) faults: u64,
     pub(super) red_zones: u64,
     pub(super) refused: u64,
+    /// In bins where there are any: the bin, faults, red zones, refused mappings.
+    pub(super) incidents: Vec<[u64; 4]>,
     /// Pages mapped direct, migrated, as a bounce page.
     pub(super) placements: [u64; 3],
     /// Most bytes mapped in each bin.
@@ -59,8 +76,9 @@ pub(super) struct Device {
 #[derive(Debug, Serialize)]
 pub(super) struct LifetimeRow {
     pub(super) may: &'static str,
-    /// Pages by the number of bits of the nanoseconds that they were mapped.
-    pub(super) counts: Vec<u64>,
+    /// The step, the number of bits of the nanoseconds that pages were mapped, and how many were
+    /// unmapped then.
+    pub(super) counts: Vec<[u64; 3]>,
     pub(super) longest_ns: u64,
 }
 
@@ -68,7 +86,7 @@ pub(super) struct LifetimeRow {
 pub(super) struct SpaceRow {
     pub(super) start: String,
     pub(super) end: String,
-    /// A digit a bin: 0 for nothing mapped, 1 to 9 for ever more of it.
+    /// A digit a column: 0 for nothing mapped, 1 to 9 for ever more of it.
     pub(super) cells: String,
 }
 
@@ -79,15 +97,24 @@ pub(super) struct FlushRow {
     pub(super) flushes: Vec<u64>,
 }
 
+/// A place in the guest's code, and the stream that its events were about.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Site {
+pub(super) struct SiteRow {
     pub(super) code: String,
-    pub(super) events: u64,
-    pub(super) maps: u64,
-    pub(super) unmaps: u64,
-    pub(super) flushes: u64,
-    pub(super) registers: u64,
-    pub(super) others: u64,
+    pub(super) dart: Option<usize>,
+    pub(super) stream: Option<usize>,
+    /// The step, and events by kind: maps, unmaps, flushes, registers, others.
+    pub(super) counts: Vec<[u64; 6]>,
+}
+
+/// A finding, its own event, and those around it, as places in `Data::around`.
+#[derive(Debug, Serialize)]
+pub(super) struct FindingRow {
+    #[serde(flatten)]
+    pub(super) finding: Finding,
+    pub(super) event: Option<usize>,
+    pub(super) around: Vec<usize>,
+    pub(super) command: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +129,20 @@ pub(super) struct FaultRow {
     pub(super) accesses: u64,
     pub(super) last_ns: u64,
     pub(super) last_iova: String,
-    /// The last events at the page, oldest first.
-    pub(super) before: Vec<String>,
+    pub(super) event: Option<usize>,
+    /// The last events at the page, oldest first, as places in `Data::around`.
+    pub(super) before: Vec<usize>,
+    pub(super) command: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct EventRow {
+    pub(super) time_ns: u64,
+    pub(super) cpu: u8,
+    pub(super) dart: Option<usize>,
+    pub(super) stream: Option<usize>,
+    pub(super) kind: &'static str,
+    /// Its fields, as `oche trace text` prints them.
+    pub(super) text: String,
+    pub(super) code: Option<String>,
 }

@@ -6,7 +6,7 @@ use oche_types::event::Kind;
 /// Places in the table, a power of two.
 const PLACES: usize = 1 << 13;
 /// Events that are kept of each.
-const EACH: usize = 6;
+pub(super) const EACH: usize = 6;
 
 /// The last events of each address.
 pub(super) struct LastEvents(Vec<(u64, Vec<Record>)>);

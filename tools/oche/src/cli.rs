@@ -12,6 +12,7 @@ use crate::kernel_check::command::CheckKernelArguments;
 use crate::pack::command::PackArguments;
 use crate::probe::ProbeArguments;
 use crate::trace::command::TraceArguments;
+use crate::trace::extcap;
 use crate::version;
 
 /// See what every device behind a DART may reach, since when, and by which code.
@@ -53,6 +54,12 @@ pub fn parser() -> clap::Command {
 /// Parses the command line of this process and does what it asks for.
 #[must_use]
 pub fn main() -> ExitCode {
+    if extcap::is_asked_for(std::env::args_os()) {
+        return match extcap::main(std::env::args_os()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
     let command = match parser_with_long_version() {
         Ok(parser) => {
             Arguments::from_arg_matches(&parser.get_matches())

@@ -48,7 +48,7 @@ const fn need(purpose: Purpose, sign: Sign, package: &'static str) -> Need {
 }
 
 /// All of it. What a program name in an error leads to is looked up here as well.
-pub const NEEDS: [Need; 25] = [
+pub const NEEDS: [Need; 26] = [
     need(Purpose::Guest, Sign::Program("qemu-system-aarch64"), "qemu-system-arm"),
     need(Purpose::Guest, Sign::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
     need(Purpose::Guest, Sign::Program("make"), "make"),
@@ -70,6 +70,8 @@ pub const NEEDS: [Need; 25] = [
     need(Purpose::Views, Sign::Program("babeltrace2"), "babeltrace2"),
     need(Purpose::Codes, Sign::Program("zbarimg"), "zbar-tools"),
     need(Purpose::Views, Sign::Program("python3"), "python3"),
+    // A second version of the language: the Python package is tested under two.
+    need(Purpose::Views, Sign::Program("pypy3"), "pypy3"),
     // python3 alone, as Debian splits it, has no pip to put into a virtual environment.
     need(Purpose::Views, Sign::PythonModules("ensurepip, venv"), "python3-venv"),
     need(Purpose::Fresh, Sign::Program("git"), "git"),

@@ -11,6 +11,7 @@ pub(crate) mod drivers;
 mod fault;
 pub(crate) mod install;
 mod kernels;
+mod live_capture;
 pub(crate) mod m1;
 pub(crate) mod mac_trees;
 mod mistakes;

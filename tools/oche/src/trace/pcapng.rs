@@ -26,6 +26,7 @@ use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, MappingChange, StreamPlace};
 use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::{NameCache, Symbols};
+use super::words::nanoseconds_between;
 
 /// The items of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,46 +59,27 @@ pub fn write_pcapng<S: ByteSource>(
 ) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
     let clock = of.description.clock();
-    let mut packets = Packets {
-        description: &of.description,
-        chooser: Chooser::new(filter, &of.description, symbols),
-        clock,
-        start: Duration::from_nanos(
-            super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0),
-        ),
-        names: NameCache::new(symbols),
-        writer: PcapNgWriter::new(out).map_err(to_io)?,
-        interfaces: FxHashMap::default(),
-        lifetimes: Lifetimes::default(),
-        mapped_in: FxHashMap::default(),
-        written: 0,
-        lost: 0,
-        snapshots: FxHashMap::default(),
-    };
+    let start = super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0);
+    let mut packets = Packets::new(filter, symbols, out)?;
+    packets.begin(&of.description, start)?;
     for item in trace.events_of(session) {
-        match item {
-            TraceItem::Record(record) => packets.record(&record)?,
-            TraceItem::Lost { cpu, records } | TraceItem::Unreadable { cpu, records }
-                if packets.chooser.has_cpu(cpu) =>
-            {
-                packets.lost = packets.lost.saturating_add(records);
-            }
-            _ => {}
-        }
+        packets.item(&item)?;
     }
     packets.finish()
 }
 
-struct Packets<'a, W: Write> {
-    description: &'a TraceDescription,
-    chooser: Chooser<'a>,
-    clock: Clock,
-    /// Wall-clock time of Oche's start; 0 where it is not known.
-    start: Duration,
+/// Writes events one after the other as packets, of one boot or of several.
+pub struct Packets<'a, W: Write> {
+    filter: &'a EventFilter,
+    symbols: &'a Symbols,
     names: NameCache<'a>,
-    writer: PcapNgWriter<&'a mut W>,
-    /// By DART: its interface. `MAX_DARTS`: events of no DART.
+    writer: PcapNgWriter<W>,
+    /// The boot under way.
+    boot: Option<Boot<'a>>,
+    /// By DART of this boot: its interface. `MAX_DARTS`: events of no DART.
     interfaces: FxHashMap<usize, u32>,
+    /// Interfaces of all boots.
+    interface_count: u32,
     lifetimes: Lifetimes,
     /// By space and IOVA page: the number of the packet that mapped it.
     mapped_in: FxHashMap<(u16, u32), u64>,
@@ -107,6 +89,15 @@ struct Packets<'a, W: Write> {
     snapshots: FxHashMap<u8, Pending>,
 }
 
+/// What packets need to know of a boot.
+struct Boot<'a> {
+    description: TraceDescription,
+    chooser: Chooser<'a>,
+    clock: Clock,
+    /// Wall-clock time of Oche's start; 0 where it is not known.
+    start: Duration,
+}
+
 /// A snapshot or a watched access whose bytes are still coming.
 struct Pending {
     record: Record,
@@ -114,7 +105,79 @@ struct Pending {
     wanted: usize,
 }
 
-impl<W: Write> Packets<'_, W> {
+impl<'a, W: Write> Packets<'a, W> {
+    /// Writes what `filter` admits, by the names in `symbols`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn new(filter: &'a EventFilter, symbols: &'a Symbols, out: W) -> io::Result<Self> {
+        Ok(Self {
+            filter,
+            symbols,
+            names: NameCache::new(symbols),
+            writer: PcapNgWriter::new(out).map_err(to_io)?,
+            boot: None,
+            interfaces: FxHashMap::default(),
+            interface_count: 0,
+            lifetimes: Lifetimes::default(),
+            mapped_in: FxHashMap::default(),
+            written: 0,
+            lost: 0,
+            snapshots: FxHashMap::default(),
+        })
+    }
+
+    /// A boot begins, at `start` in nanoseconds since 1970 UTC (0: not known).
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn begin(&mut self, description: &TraceDescription, start: u64) -> io::Result<()> {
+        self.end_snapshots()?;
+        self.boot = Some(Boot {
+            chooser: Chooser::new(self.filter, description, self.symbols),
+            clock: description.clock(),
+            start: Duration::from_nanos(start),
+            description: description.clone(),
+        });
+        self.interfaces.clear();
+        self.lifetimes = Lifetimes::default();
+        self.mapped_in.clear();
+        Ok(())
+    }
+
+    /// An event of the boot, or a loss. Those of one CPU come in order.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn item(&mut self, item: &TraceItem) -> io::Result<()> {
+        match item {
+            TraceItem::Record(record) => self.record(record),
+            TraceItem::Lost { cpu, records } | TraceItem::Unreadable { cpu, records } => {
+                if self.boot.as_ref().is_some_and(|boot| boot.chooser.has_cpu(*cpu)) {
+                    self.lost = self.lost.saturating_add(*records);
+                }
+                Ok(())
+            }
+            TraceItem::Session(_) => Ok(()),
+        }
+    }
+
+    /// Hands what is written on at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.writer.get_mut().flush()
+    }
+
+    fn admits(&mut self, record: &Record, value: &[u8]) -> bool {
+        self.boot.as_mut().is_some_and(|boot| boot.chooser.admits(record, value))
+    }
+
     fn record(&mut self, record: &Record) -> io::Result<()> {
         if record.kind() == Some(Kind::Data) {
             return self.data(record);
@@ -129,10 +192,10 @@ impl<W: Write> Packets<'_, W> {
             self.snapshots.insert(record.cpu(), pending);
             return Ok(());
         }
-        if !self.chooser.admits(record, &[]) {
+        if !self.admits(record, &[]) {
             return Ok(());
         }
-        let mut packet = self.begin(record);
+        let mut packet = self.packet(record);
         match change {
             MappingChange::Mapped { mapping, .. } => {
                 let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
@@ -142,11 +205,10 @@ impl<W: Write> Packets<'_, W> {
                 let number =
                     self.mapped_in.remove(&(self.lifetimes.space(at), iova.0)).unwrap_or(0);
                 if let Some(mapping) = mapping {
-                    let span = super::words::nanoseconds_between(
-                        self.clock,
-                        mapping.since.time,
-                        record.time(),
-                    );
+                    let clock = self.boot.as_ref().map(|boot| boot.clock);
+                    let span = clock.map_or(0, |clock| {
+                        nanoseconds_between(clock, mapping.since.time, record.time())
+                    });
                     let bytes = [number.to_le_bytes(), span.to_le_bytes()].concat();
                     item(&mut packet, PacketItem::Mapped, &bytes);
                 }
@@ -172,24 +234,25 @@ impl<W: Write> Packets<'_, W> {
 
     fn snapshot(&mut self, mut pending: Pending) -> io::Result<()> {
         pending.bytes.truncate(pending.wanted);
-        if !self.chooser.admits(&pending.record, &pending.bytes) {
+        if !self.admits(&pending.record, &pending.bytes) {
             return Ok(());
         }
-        let mut packet = self.begin(&pending.record);
+        let mut packet = self.packet(&pending.record);
         item(&mut packet, PacketItem::Payload, &pending.bytes);
         let original = packet.len() + pending.wanted - pending.bytes.len();
         self.write(&pending.record, packet, original)
     }
 
-    fn begin(&mut self, record: &Record) -> Vec<u8> {
+    fn packet(&mut self, record: &Record) -> Vec<u8> {
         let mut packet = Vec::with_capacity(128);
         packet.extend_from_slice(&record.to_bytes());
-        let time = self.clock.nanoseconds(record.time());
+        let boot = self.boot.as_ref();
+        let time = boot.map_or(0, |boot| boot.clock.nanoseconds(record.time()));
         item(&mut packet, PacketItem::Time, &time.to_le_bytes());
         let place =
             record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
-        if let Some(place) = place {
-            item(&mut packet, PacketItem::Device, self.description.name_of(place).as_bytes());
+        if let Some((place, boot)) = place.zip(boot) {
+            item(&mut packet, PacketItem::Device, boot.description.name_of(place).as_bytes());
         }
         if let Some(name) = self.names.get(record.program_counter()) {
             item(&mut packet, PacketItem::Code, name.as_bytes());
@@ -203,8 +266,9 @@ impl<W: Write> Packets<'_, W> {
             0 => Vec::new(),
             lost => vec![EnhancedPacketOption::DropCount(lost)],
         };
-        let timestamp =
-            self.start.saturating_add(Duration::from_nanos(self.clock.nanoseconds(record.time())));
+        let timestamp = self.boot.as_ref().map_or(Duration::ZERO, |boot| {
+            boot.start.saturating_add(Duration::from_nanos(boot.clock.nanoseconds(record.time())))
+        });
         // 64 bits of nanoseconds are all that the file has room for.
         let timestamp = timestamp.min(Duration::from_nanos(u64::MAX));
         let block = EnhancedPacketBlock {
@@ -224,13 +288,14 @@ impl<W: Write> Packets<'_, W> {
         if let Some(interface) = self.interfaces.get(&dart) {
             return Ok(*interface);
         }
-        let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
+        let Some(boot) = &self.boot else { return Ok(0) };
+        let known = boot.description.darts.iter().find(|entry| entry.dart.index() == dart);
         let name = match known {
             Some(entry) => plain(entry.name.as_str()),
             None if dart == MAX_DARTS => "oche".into(),
             None => format!("dart{dart}"),
         };
-        let board = plain(self.description.machine.board.as_str());
+        let board = plain(boot.description.machine.board.as_str());
         let block = InterfaceDescriptionBlock {
             linktype: DataLink::USER0,
             snaplen: 0,
@@ -242,19 +307,31 @@ impl<W: Write> Packets<'_, W> {
             ],
         };
         self.writer.write_pcapng_block(block).map_err(to_io)?;
-        let interface = self.interfaces.len() as u32;
+        let interface = self.interface_count;
+        self.interface_count += 1;
         self.interfaces.insert(dart, interface);
         Ok(interface)
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    /// Writes what waited for its bytes, and hands all on.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.end_snapshots()?;
+        self.flush()
+    }
+
+    /// No more bytes of snapshots come.
+    fn end_snapshots(&mut self) -> io::Result<()> {
         let cpus: Vec<u8> = self.snapshots.keys().copied().collect();
         for cpu in cpus {
             if let Some(pending) = self.snapshots.remove(&cpu) {
                 self.snapshot(pending)?;
             }
         }
-        self.writer.into_inner().flush()
+        Ok(())
     }
 }
 

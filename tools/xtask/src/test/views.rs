@@ -17,6 +17,7 @@ use oche::trace::wireshark::Folders;
 use oche::{command, workspace};
 use tempfile::TempDir;
 
+use super::live_capture::built_oche;
 use crate::environment;
 
 pub(crate) mod babeltrace;
@@ -42,7 +43,7 @@ pub(super) fn run(step: &Step) -> Result<String> {
     step.detail("Perfetto");
     let perfetto = perfetto(&trace, &folder, step)?;
     step.detail("Wireshark");
-    let packets = wireshark(&trace, &folder)?;
+    let packets = wireshark(&trace, &folder, step)?;
     step.detail("babeltrace2");
     let babeltrace = babeltrace(&folder)?;
     step.detail("chromium");
@@ -105,7 +106,7 @@ fn babeltrace(folder: &Path) -> Result<String> {
 
 /// Lets tshark, with the installed profile and dissector alone, dissect the trace; returns the
 /// number of packets.
-fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
+fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<usize> {
     // Kept for people; tshark reads a copy, where any user may.
     let path = folder.join("trace.pcapng");
     write_pcapng(
@@ -115,7 +116,7 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
         &Symbols::default(),
         &mut File::create(&path)?,
     )?;
-    let tshark = Tshark::new(&path)?;
+    let tshark = Tshark::new(&path, step)?;
     for (filter, fields, expected) in PACKETS {
         let printed = tshark.fields(filter, fields)?;
         if printed != *expected {
@@ -183,10 +184,10 @@ struct Tshark {
 
 impl Tshark {
     /// Installs the dissector and the profile, and copies `trace` beside them.
-    fn new(trace: &Path) -> Result<Self> {
+    fn new(trace: &Path, step: &Step) -> Result<Self> {
         let home = tempfile::tempdir().context("a folder for tshark")?;
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755))?;
-        Folders::find(Some(home.path()))?.install()?;
+        Folders::find(Some(home.path()))?.install(&built_oche(step)?)?;
         fs::copy(trace, home.path().join("trace.pcapng"))?;
         let user = command::text(Command::new("id").arg("-u"), "finding the user")?;
         Ok(Self { home, is_root: user.trim() == "0" })

@@ -1,8 +1,8 @@
 //! A stock guest's virtio driver, watched as it fills its rings: which of its functions stores
-//! what.
+//! what. Meanwhile tshark captures the same events live.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oche::el2::Toolchain;
@@ -17,6 +17,7 @@ use oche::workspace;
 use oche_types::addr::IovaPage;
 use oche_types::event::{Event, Kind, WatchHow};
 
+use super::live_capture::LiveCapture;
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
 /// The guest's script.
@@ -37,17 +38,21 @@ const SYMBOL_BYTES: u64 = 32 << 20;
 /// They are not there, or at a time without a watch; or the run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("watch")?;
-    let (trace, symbols) = record(&folder, toolchain, step)?;
-    let seen = Seen::of(&TraceFile::open(&trace)?, &symbols)?;
-    seen.judge()
+    let recorded = record(&folder, toolchain, step)?;
+    let seen = Seen::of(&TraceFile::open(&recorded.trace)?, &recorded.symbols)?;
+    Ok(format!("{}; {} packets captured live by tshark", seen.judge()?, recorded.packets))
 }
 
-/// Gives the trace, and the names of the guest's functions.
-fn record(
-    folder: &Path,
-    toolchain: Toolchain,
-    step: &Step,
-) -> Result<(std::path::PathBuf, Symbols)> {
+/// What is left of the guest's run.
+struct Recorded {
+    trace: PathBuf,
+    /// The names of the guest's functions.
+    symbols: Symbols,
+    /// Packets that tshark captured meanwhile.
+    packets: usize,
+}
+
+fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<Recorded> {
     let disks = TwoDisks::create(folder, 4 << 20, SYMBOL_BYTES)?;
     let guest = StockGuest {
         folder,
@@ -59,7 +64,9 @@ fn record(
         devices: disks.arguments(),
     };
     let trace = folder.join("trace.oche");
+    let capture = LiveCapture::start(&folder.join("guest.ram"), folder, step)?;
     let boot = guest.boot(toolchain, Some(&trace), step)?;
+    let packets = capture.finish(&trace)?;
     let bytes =
         value(&boot.lines_of("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
     let mut names = disks.left()?;
@@ -67,7 +74,7 @@ fn record(
     let map = folder.join("kallsyms");
     workspace::write_whole(&map, &names)?;
     let options = SymbolOptions { symbols: Some(map), ..SymbolOptions::default() };
-    Ok((trace, options.load()?))
+    Ok(Recorded { trace, symbols: options.load()?, packets })
 }
 
 /// The functions that are named most often.

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::destination::{beside, refuse_input, write_file};
@@ -46,7 +46,10 @@ Once, to teach Wireshark and tshark what these packets are:
   oche trace pcapng --wireshark-profile
 Then:
   oche trace pcapng boot.oche && wireshark -C Oche boot.pcapng
-  tshark -r boot.pcapng -Y 'oche.event == \"io_page_fault\"' -T fields -e oche.device -e oche.iova")]
+  tshark -r boot.pcapng -Y 'oche.event == \"io_page_fault\"' -T fields -e oche.device -e oche.iova
+Live, from a guest that runs (docs/trace.md, \"Live capture in Wireshark\"):
+  wireshark -C Oche -k -i oche                      # the first guest that is found
+  tshark -C Oche -i oche -o extcap.oche.source:target/run/guest.ram")]
 pub(super) struct PcapngArguments {
     /// The trace file, or - for standard input
     #[arg(required_unless_present = "wireshark_profile")]
@@ -61,8 +64,9 @@ pub(super) struct PcapngArguments {
     events: EventOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// Install the dissector and the profile `Oche`: for you, or with =DIR in that home folder
-    /// (then used with HOME=DIR). Wireshark 4.4 ignores a user's dissectors if root starts it
+    /// Install the dissector, the profile `Oche` and a link to this program for live capture: for
+    /// you, or with =DIR in that home folder (then used with HOME=DIR). Wireshark 4.4 ignores a
+    /// user's dissectors if root starts it
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     wireshark_profile: Option<Option<PathBuf>>,
 }
@@ -70,7 +74,8 @@ pub(super) struct PcapngArguments {
 impl PcapngArguments {
     pub(super) fn run(&self) -> Result<()> {
         if let Some(folder) = &self.wireshark_profile {
-            for path in Folders::find(folder.as_deref())?.install()? {
+            let program = std::env::current_exe().context("finding this program's file")?;
+            for path in Folders::find(folder.as_deref())?.install(&program)? {
                 crate::message!("{}", path.display());
             }
         }

@@ -42,12 +42,14 @@ pub enum ChunkKind {
     Sample = 3,
     /// Totals. Ends a session that was recorded to its end.
     End = 4,
+    /// What the guest calls its code and its devices.
+    Names = 5,
 }
 
 impl ChunkKind {
     /// The kind with `number`, or `None` where this version knows none.
     pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Directory, Self::Records, Self::Sample, Self::End]
+        [Self::Directory, Self::Records, Self::Sample, Self::End, Self::Names]
             .into_iter()
             .find(|kind| *kind as u32 == number)
     }

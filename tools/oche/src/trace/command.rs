@@ -14,18 +14,20 @@ use super::filter::options::EventOptions;
 use super::live::LiveArguments;
 use super::output::{write_json, write_text};
 use super::summary::{summarize, summarize_chosen, write_summary};
-use super::symbols::{SymbolOptions, Symbols};
+use super::symbols::SymbolOptions;
 use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{CtfArguments, FoldedArguments, PcapngArguments, PerfettoArguments, ReportArguments};
 use files::open;
 use record::RecordArguments;
+use symbols::SymbolsArguments;
 
 mod answers;
 mod exports;
 mod files;
 mod follow;
 mod record;
+mod symbols;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -60,6 +62,8 @@ enum TraceCommand {
     Ctf(CtfArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
+    /// Print the names of the guest's code that a trace has, or add some
+    Symbols(SymbolsArguments),
     /// Watch a running guest's DMA on a screen of the terminal
     Live(LiveArguments),
     /// Choose what a running guest's trace records, while it runs
@@ -128,6 +132,7 @@ impl TraceArguments {
             TraceCommand::Pcapng(arguments) => arguments.run()?,
             TraceCommand::Ctf(arguments) => arguments.run()?,
             TraceCommand::Record(arguments) => return arguments.run(),
+            TraceCommand::Symbols(arguments) => arguments.run()?,
             TraceCommand::Live(arguments) => arguments.run()?,
             TraceCommand::Filter(arguments) => arguments.run()?,
         }
@@ -137,12 +142,12 @@ impl TraceArguments {
 
 impl TextArguments {
     fn run(&self) -> Result<()> {
-        let symbols = self.symbols.load()?;
         let left_out = if self.follow {
+            let symbols = self.symbols.load()?;
             let filter = self.events.unchecked(&symbols, Some(Kind::Access))?;
             follow::follow(&self.file, &filter, &symbols, self.json)?
         } else {
-            self.print(&symbols)?
+            self.print()?
         };
         if left_out > 0 {
             crate::message!(
@@ -155,8 +160,9 @@ impl TextArguments {
 
 impl TextArguments {
     /// Prints a trace that is whole; returns how many trapped accesses were left out by default.
-    fn print(&self, symbols: &Symbols) -> Result<u64> {
+    fn print(&self) -> Result<u64> {
         let trace = open(&self.file)?;
+        let symbols = &self.symbols.load_for(&trace, None)?;
         let filter = self.events.filter(&trace, symbols, Some(Kind::Access))?;
         let mut left_out = 0;
         to_standard_output(|out| {
@@ -174,7 +180,7 @@ impl TextArguments {
 impl StatsArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, None)?;
         let filter = self.events.filter(&trace, &symbols, None)?;
         let summaries = match filter.is_any() && filter.kinds == KindSet::ALL {
             true => summarize(&trace),

@@ -410,7 +410,10 @@ impl<'a> Chooser<'a> {
                 }
                 let symbols = self.symbols;
                 *self.code.entry(code).or_insert_with(|| {
-                    symbols.find(code).is_some_and(|(function, _)| function.contains(name.as_str()))
+                    let has = |text: &str| text.contains(name.as_str());
+                    symbols
+                        .find(code)
+                        .is_some_and(|place| has(place.function) || place.module.is_some_and(has))
                 })
             }
         }

@@ -286,7 +286,7 @@ impl Stream {
                         follower.count(by_name(&sample.counters));
                     }
                 }
-                Some(ChunkKind::End) | None => {}
+                Some(ChunkKind::End | ChunkKind::Names) | None => {}
             }
         }
         Ok(true)

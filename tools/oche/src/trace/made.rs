@@ -12,6 +12,7 @@ use oche_types::dart::stream::{DartId, StreamId, StreamSet};
 use oche_types::event::{Event, Place, Placement, WatchHow};
 
 use super::format::{ChunkHeader, ChunkKind, End, Found, chunk, file_header};
+use super::names::Names;
 use super::reader::TraceFile;
 
 /// Ticks a second of the made-up machine: a tick is a microsecond.
@@ -28,6 +29,8 @@ pub struct Made {
     pub(crate) cpu: u8,
     /// The guest's code that the next events come from.
     pub(crate) code: u64,
+    /// The guest's names, as they were learned.
+    pub(crate) names: Vec<Names>,
     /// By CPU: records to lose before the next one.
     lost: Vec<(usize, u64)>,
 }
@@ -64,7 +67,15 @@ impl Made {
         writer.finish();
         let directory = words.0.into_inner();
         let records = vec![Vec::new(); 2];
-        Self { directory, records, now: 1000, cpu: 0, code: FLUSHER, lost: Vec::new() }
+        Self {
+            directory,
+            records,
+            now: 1000,
+            cpu: 0,
+            code: FLUSHER,
+            names: Vec::new(),
+            lost: Vec::new(),
+        }
     }
 
     pub(crate) fn event(&mut self, event: Event) -> &mut Self {
@@ -147,6 +158,9 @@ impl Made {
         let mut file = file_header(0).to_vec();
         let kind = |kind: ChunkKind| ChunkHeader { kind: kind as u32, ..ChunkHeader::default() };
         file.extend(chunk(kind(ChunkKind::Directory), &found.to_payload()));
+        for names in &self.names {
+            file.extend(chunk(kind(ChunkKind::Names), &names.to_payload()));
+        }
         for (cpu, records) in self.records.iter().enumerate() {
             let mut first = 0;
             let mut missed = 0;

@@ -24,6 +24,7 @@ pub mod lifetime;
 pub mod live;
 pub mod maps;
 pub mod memory;
+pub mod names;
 pub mod ordered;
 pub mod output;
 pub mod pages;

@@ -1,5 +1,6 @@
 //! A trace as lines: ftrace-like text, or JSON.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -33,7 +34,16 @@ pub fn write_text<S: ByteSource>(
 pub(super) fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
     let rest = rest.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     let names = [record.payload()].into_iter().chain(rest).map(|address| symbols.name(address));
-    names.collect::<Vec<_>>().join("<")
+    let names: Vec<String> = names.map(|name| one_word(&name).into_owned()).collect();
+    names.join("<")
+}
+
+/// A name as the value of a field, which has no spaces: `nvme_map_data+0x1c[nvme]`.
+fn one_word(name: &str) -> Cow<'_, str> {
+    match name.split_once(' ') {
+        Some((place, module)) => Cow::Owned(format!("{place}{module}")),
+        None => Cow::Borrowed(name),
+    }
 }
 
 fn write_heading(description: &TraceDescription, out: &mut impl Write) -> io::Result<()> {
@@ -173,7 +183,7 @@ impl<'a> EventWriter<'a> {
         }
         if let Some(name) = self.names.get(record.program_counter()) {
             out.write_all(b" code=")?;
-            out.write_all(name.as_bytes())?;
+            out.write_all(one_word(name).as_bytes())?;
         }
         out.write_all(b"\n")
     }

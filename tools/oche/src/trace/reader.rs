@@ -16,6 +16,7 @@ use super::format::{
     CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader, ChunkKind, End, FILE_HEADER_BYTES, FILE_MAGIC,
     FILE_VERSION, Found, MAX_PAYLOAD_BYTES, Sample, checksum, word,
 };
+use super::names::Names;
 
 mod merge;
 mod source;
@@ -111,6 +112,20 @@ impl<S: ByteSource> TraceFile<S> {
             &self.source,
             self.sessions.get(session).map(std::slice::from_ref).unwrap_or_default(),
         )
+    }
+
+    /// What the guest of the session calls its code and its devices, in the order in which it was
+    /// learned.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or the names are damaged although their checksum is right.
+    pub fn names(&self, session: usize) -> Result<Vec<Names>> {
+        let places = self.sessions.get(session).map(|session| &*session.names).unwrap_or_default();
+        let read = |(offset, bytes): &(u64, u64)| {
+            Names::from_payload(&self.payload(*offset, *bytes)?).context("the guest's names")
+        };
+        places.iter().map(read).collect()
     }
 
     fn index(&mut self, length: u64) -> Result<()> {
@@ -240,6 +255,12 @@ impl<S: ByteSource> TraceFile<S> {
         }
         let payload = self.payload(payload_offset, present)?;
         let is_sound = !is_cut_off && checksum(&header, &payload) == header.checksum;
+        if is_sound
+            && kind == ChunkKind::Names
+            && let Some(session) = self.sessions.last_mut()
+        {
+            session.names.push((payload_offset, present));
+        }
         if !is_sound || self.take_payload(kind, &payload).is_none() {
             let what = if is_cut_off { "cut off" } else { "damaged" };
             self.warnings.push(format!(
@@ -281,6 +302,7 @@ impl<S: ByteSource> TraceFile<S> {
                     description: TraceDescription::read(&found.words),
                     samples: Vec::new(),
                     end: None,
+                    names: Vec::new(),
                     cpus: Vec::new(),
                 });
             }
@@ -288,7 +310,8 @@ impl<S: ByteSource> TraceFile<S> {
                 self.sessions.last_mut()?.samples.push(Sample::from_payload(payload)?)
             }
             ChunkKind::End => self.sessions.last_mut()?.end = Some(End::from_payload(payload)?),
-            ChunkKind::Records => {}
+            // Their places alone are kept: of `take`.
+            ChunkKind::Records | ChunkKind::Names => {}
         }
         Some(())
     }

@@ -107,8 +107,9 @@ impl Seen {
             let TraceItem::Record(record) = item else { continue };
             let record = by.apply(&record);
             if record.kind() == Some(Kind::Map) {
-                let name =
-                    symbols.find(record.program_counter()).map_or("unknown", |(name, _)| name);
+                let name = symbols
+                    .find(record.program_counter())
+                    .map_or("unknown", |place| place.function);
                 *seen.callers.entry(name.to_owned()).or_default() += 1;
             }
         }
@@ -125,7 +126,7 @@ impl Seen {
                     ensure!(value.len() == usize::from(bytes), "an access without its value");
                     let Some((accesses, descriptors)) = seen.spans.last_mut() else { continue };
                     *accesses += 1;
-                    let name = symbols.find(record.program_counter()).map(|(name, _)| name);
+                    let name = symbols.find(record.program_counter()).map(|place| place.function);
                     if let Some(name) = name.filter(|_| is_write) {
                         *seen.functions.entry(name.to_owned()).or_default() += 1;
                         // A descriptor's first field: where the buffer is. It was mapped just

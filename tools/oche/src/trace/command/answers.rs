@@ -174,8 +174,8 @@ struct Opened {
 impl Asked {
     /// Opens the trace, which must have the moment `at`.
     fn open(&self, at: Option<u64>) -> Result<Opened> {
-        let symbols = self.symbols.load()?;
         let (trace, session) = self.input.open()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         if let Some(at) = at {
             refuse_moment(&trace, session, "--at", at)?;
         }
@@ -211,7 +211,7 @@ impl Opened {
 impl CheckArguments {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let trace = open(&self.file)?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, None)?;
         let options = CheckOptions {
             reports_hints: self.hints,
             detectors: self.kind.clone(),

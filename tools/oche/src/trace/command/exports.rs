@@ -81,7 +81,7 @@ impl PcapngArguments {
         }
         let Some(file) = &self.file else { return Ok(()) };
         let (trace, session) = open_boot(file, self.boot)?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
         let filter = self.events.filter(&trace, &symbols, None)?;
         export(&path, |mut out| write_pcapng(&trace, session, &filter, &symbols, &mut out))
@@ -115,7 +115,7 @@ impl CtfArguments {
             bail!("a CTF trace is a folder, not a stream: name one with --output");
         }
         let (trace, session) = self.input.open()?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         let path = output(self.output.as_deref(), &self.input.file, "ctf", &self.symbols)?;
         let filter = self.events.filter(&trace, &symbols, None)?;
         let written = write_ctf(&trace, session, &filter, &symbols, &path)?;
@@ -150,7 +150,7 @@ pub(super) struct ReportArguments {
 impl ReportArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         let filter = self.choice.filter(&trace, &symbols)?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
         let file = ReportedFile::new(&self.input.file.to_string_lossy(), self.why_options());
@@ -174,7 +174,7 @@ impl ReportArguments {
 impl PerfettoArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         let filter = self.choice.filter(&trace, &symbols)?;
         let path =
             output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
@@ -234,7 +234,7 @@ pub(super) struct FoldedArguments {
 impl FoldedArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
-        let symbols = self.symbols.load()?;
+        let symbols = self.symbols.load_for(&trace, Some(session))?;
         let filter = self.choice.filter(&trace, &symbols)?;
         to_standard_output(|out| write_folded(&trace, session, self.by, &filter, &symbols, out))
     }

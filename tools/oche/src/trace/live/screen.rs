@@ -169,7 +169,10 @@ fn draw_places(frame: &mut Frame<'_>, area: Rect, state: &State, symbols: &Symbo
     let mut all = 0;
     for (program_counter, events) in state.busiest() {
         all += events;
-        let name = symbols.find(program_counter).map(|(name, _)| name.to_owned());
+        let name = symbols.find(program_counter).map(|place| match place.module {
+            Some(module) => format!("{} [{module}]", place.function),
+            None => place.function.to_owned(),
+        });
         *by_name.entry(name.unwrap_or_else(|| symbols.name(program_counter))).or_default() +=
             events;
     }

@@ -58,6 +58,8 @@ pub struct Session {
     pub samples: Vec<Sample>,
     /// The totals, if the recording came to its end.
     pub end: Option<End>,
+    /// Where the payloads of its names are, in the order of the file; not read yet.
+    pub(super) names: Vec<(u64, u64)>,
     /// Per CPU, its chunks of records in the order of the file.
     pub(super) cpus: Vec<Vec<RecordChunk>>,
 }

@@ -19,7 +19,9 @@ use crate::record::Record;
 pub struct Clock {
     /// Ticks a second; 0 is taken as 1.
     pub counter_hz: u64,
-    /// The tick that counts as second 0. Earlier ones show as 0.
+    /// The tick that counts as second 0. Earlier ones show as 0. A value from 2^63 on stands for a
+    /// tick before 0, as its two's complement: a clock that had run for long when the counter
+    /// began.
     pub start_ticks: u64,
 }
 
@@ -27,7 +29,10 @@ impl Clock {
     /// Whole seconds and nanoseconds from the start to `ticks`.
     pub fn seconds(self, ticks: u64) -> (u64, u32) {
         let hz = self.counter_hz.max(1);
-        let since = ticks.saturating_sub(self.start_ticks);
+        let since = match self.start_ticks >> 63 {
+            0 => ticks.saturating_sub(self.start_ticks),
+            _ => ticks.wrapping_sub(self.start_ticks),
+        };
         let rest = u128::from(since % hz) * 1_000_000_000 / u128::from(hz);
         (since / hz, rest as u32)
     }

@@ -9,6 +9,7 @@ mod carried;
 mod document_commands;
 pub(crate) mod drivers;
 mod fault;
+mod guest_clock;
 pub(crate) mod install;
 mod kernels;
 mod live_capture;

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use oche_types::event::Kind;
 
+use super::clock::{ClockName, ClockOptions};
 use super::control::FilterArguments;
 use super::filter::KindSet;
 use super::filter::options::EventOptions;
@@ -97,6 +98,8 @@ struct TextArguments {
     events: EventOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
+    #[command(flatten)]
+    clock: ClockOptions,
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +147,11 @@ impl TextArguments {
     fn run(&self) -> Result<()> {
         let left_out = if self.follow {
             let symbols = self.symbols.load()?;
+            if self.clock.clock != ClockName::Oche {
+                bail!(
+                    "--follow prints Oche's clock: what another one stands at is known of a trace that has ended"
+                );
+            }
             let filter = self.events.unchecked(&symbols, Some(Kind::Access))?;
             follow::follow(&self.file, &filter, &symbols, self.json)?
         } else {
@@ -161,7 +169,8 @@ impl TextArguments {
 impl TextArguments {
     /// Prints a trace that is whole; returns how many trapped accesses were left out by default.
     fn print(&self) -> Result<u64> {
-        let trace = open(&self.file)?;
+        let mut trace = open(&self.file)?;
+        self.clock.apply(&mut trace)?;
         let symbols = &self.symbols.load_for(&trace, None)?;
         let filter = self.events.filter(&trace, symbols, Some(Kind::Access))?;
         let mut left_out = 0;

@@ -17,6 +17,8 @@ pub struct TraceDescription {
     /// The devices.
     pub devices: Vec<DeviceEntry>,
     names: Vec<Option<String>>,
+    /// The clock that views show instead of Oche's own.
+    shown: Option<Clock>,
 }
 
 impl TraceDescription {
@@ -38,6 +40,7 @@ impl TraceDescription {
             darts: directory::darts(&words).collect(),
             devices,
             names,
+            shown: None,
         }
     }
 
@@ -47,8 +50,19 @@ impl TraceDescription {
         text.chars().map(|char| if char.is_control() { '_' } else { char }).collect()
     }
 
-    /// How the trace's ticks become seconds since Oche's start.
+    /// How the trace's ticks become the seconds that views show: since Oche's start, unless another
+    /// clock was chosen.
     pub fn clock(&self) -> Clock {
+        self.shown.unwrap_or_else(|| self.own_clock())
+    }
+
+    /// Makes views show `clock`.
+    pub fn show_clock(&mut self, clock: Clock) {
+        self.shown = Some(clock);
+    }
+
+    /// How the trace's ticks become seconds since Oche's start.
+    pub fn own_clock(&self) -> Clock {
         Clock { counter_hz: self.machine.counter_hz, start_ticks: self.machine.start_ticks }
     }
 

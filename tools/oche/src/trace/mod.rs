@@ -9,6 +9,7 @@
 
 pub mod callers;
 pub mod check;
+pub mod clock;
 pub mod command;
 pub mod control;
 pub mod ctf;
@@ -19,6 +20,7 @@ pub mod filter;
 pub mod folded;
 pub mod follow;
 pub mod format;
+pub mod ftrace;
 pub mod leaks;
 pub mod lifetime;
 pub mod live;

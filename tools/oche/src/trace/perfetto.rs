@@ -20,12 +20,14 @@ use super::reader::{ByteSource, Session, TraceFile, TraceItem};
 use super::spans::{Happening, Lane};
 use super::symbols::Symbols;
 use super::words::size;
+pub use guest::GuestTrace;
 use schema::{
     Annotation, Clock as SnapshotClock, ClockSnapshot, EventKind, TracePacket, TrackEvent,
 };
 use tracks::{TrackKind, placement_index, track};
 use writer::{Counter, Writer};
 
+mod guest;
 mod incidents;
 mod schema;
 mod tracks;
@@ -44,6 +46,22 @@ pub fn write_perfetto<S: ByteSource>(
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    write_merged(trace, session, filter, symbols, None, out)
+}
+
+/// The same, with the events of the guest's own trace.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_merged<S: ByteSource>(
+    trace: &TraceFile<S>,
+    session: usize,
+    filter: &EventFilter,
+    symbols: &Symbols,
+    guest: Option<&GuestTrace<'_>>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
     let mut writer = Writer::new(of, filter, symbols, out);
     writer.begin(of)?;
@@ -56,6 +74,9 @@ pub fn write_perfetto<S: ByteSource>(
             TraceItem::Unreadable { cpu, records } => writer.missing("unreadable", cpu, records)?,
             TraceItem::Session(_) => {}
         }
+    }
+    if let Some(guest) = guest {
+        writer.guest(guest, filter)?;
     }
     writer.finish()
 }

@@ -63,9 +63,10 @@ pub fn write_report<S: ByteSource>(
     let first = collector.first.unwrap_or(clock.start_ticks);
     let mut data = collector.finish(symbols, file);
     data.file.clone_from(&file.name);
+    data.clock = file.clock.zero();
     data.boot = session + 1;
     data.boots = trace.sessions.len();
-    data.first_unix_ns = super::summary::wall_clock(of, clock, first);
+    data.first_unix_ns = super::summary::wall_clock(of, of.description.own_clock(), first);
     data.warnings = trace.warnings.clone();
     data.filter = filter.words();
     // "</script>" in a name must not end the script.

@@ -14,6 +14,7 @@ use oche_trace::snapshot::Assembler;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::{Event, Kind};
 
+use super::guest_clock;
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
 /// The guest's script.
@@ -39,7 +40,8 @@ fn block(number: u32) -> Vec<u8> {
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("port")?;
     let bytes = u64::from(DISK_BLOCKS) * PAGE_BYTES as u64;
-    let disks = TwoDisks::create(&folder, bytes, bytes)?;
+    // The guest's own trace stands behind Oche's.
+    let disks = TwoDisks::create(&folder, bytes, 2 * bytes)?;
     workspace::write_whole(
         &disks.translated,
         &(0..DISK_BLOCKS).flat_map(block).collect::<Vec<u8>>(),
@@ -55,20 +57,26 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     };
     let outside = folder.join("outside.oche");
     let boot = guest.boot(toolchain, Some(&outside), step)?;
-    let bytes = reported(&boot.lines_of("port: ")?)?;
+    let lines = boot.lines_of("port: ")?;
+    let bytes = reported(&lines)?;
     let inside = folder.join("inside.oche");
     let mut copy = disks.left()?;
+    let text = copy.split_off(DISK_BLOCKS as usize * PAGE_BYTES);
+    let length = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let ftrace = folder.join("ftrace.txt");
+    workspace::write_whole(&ftrace, text.get(..length).unwrap_or_default())?;
     copy.truncate(bytes);
     workspace::write_whole(&inside, &copy)?;
     let inside = TraceFile::open(&inside)?;
     let records = compare(&inside, &TraceFile::open(&outside)?)?;
     check_filters(&inside)?;
     let blocks = seen_blocks(&inside)?;
+    let clock = guest_clock::check(&ftrace, &outside, &lines)?;
     if blocks < LEAST_SNAPSHOTS {
         bail!("only {blocks} blocks of the disk are among the snapshots");
     }
     Ok(format!(
-        "{records} events read in the guest, each as recorded from outside; {blocks} blocks of the disk among the snapshots"
+        "{records} events read in the guest, each as recorded from outside; {blocks} blocks of the disk among the snapshots; {clock}"
     ))
 }
 

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::check::{self, CheckOptions, CheckReport, Detector};
+use super::super::clock::ClockOptions;
 use super::super::filter::options::{ChoiceOptions, TimeOptions, WhomOptions, refuse_moment};
 use super::super::filter::{EventFilter, Whom};
 use super::super::leaks::{leaks, write_leaks};
@@ -62,6 +63,8 @@ struct Asked {
     input: Input,
     #[command(flatten)]
     symbols: SymbolOptions,
+    #[command(flatten)]
+    clock: ClockOptions,
     /// Print JSON; docs/trace.md describes it
     #[arg(long)]
     json: bool,
@@ -129,6 +132,8 @@ pub(super) struct CheckArguments {
     choice: ChoiceOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
+    #[command(flatten)]
+    clock: ClockOptions,
     /// Print JSON: a list with an object for each boot of Oche in the trace
     #[arg(long)]
     json: bool,
@@ -174,7 +179,8 @@ struct Opened {
 impl Asked {
     /// Opens the trace, which must have the moment `at`.
     fn open(&self, at: Option<u64>) -> Result<Opened> {
-        let (trace, session) = self.input.open()?;
+        let (mut trace, session) = self.input.open()?;
+        self.clock.apply(&mut trace)?;
         let symbols = self.symbols.load_for(&trace, Some(session))?;
         if let Some(at) = at {
             refuse_moment(&trace, session, "--at", at)?;
@@ -210,7 +216,8 @@ impl Opened {
 
 impl CheckArguments {
     pub(super) fn run(&self) -> Result<ExitCode> {
-        let trace = open(&self.file)?;
+        let mut trace = open(&self.file)?;
+        self.clock.apply(&mut trace)?;
         let symbols = self.symbols.load_for(&trace, None)?;
         let options = CheckOptions {
             reports_hints: self.hints,

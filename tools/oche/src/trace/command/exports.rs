@@ -10,15 +10,18 @@ use crate::destination::{beside, refuse_input, write_file};
 use crate::output::to_standard_output;
 use crate::shell::quoted_path;
 
+use super::super::clock::ClockOptions;
 use super::super::ctf::write_ctf;
 use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::folded::{FoldedBy, write_folded};
+use super::super::ftrace::{Ftrace, align};
 use super::super::pcapng::write_pcapng;
-use super::super::perfetto::write_perfetto;
+use super::super::perfetto::{GuestTrace, write_merged};
+use super::super::reader::TraceFile;
 use super::super::report::{ReportedFile, write_report};
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
-use super::super::words::{many, size};
+use super::super::words::{many, size, span};
 use super::answers::{Input, open_boot};
 use super::files::is_standard;
 
@@ -26,7 +29,7 @@ use super::files::is_standard;
 #[command(after_help = "\
 Open the file at https://ui.perfetto.dev (nothing leaves your machine) or in an installed viewer. A process a DART, a
 track a stream: each mapped buffer is a slice from map to unmap, with its address, guest page and code; counters for
-mapped bytes, placement and flushes a second; faults as instants.")]
+mapped bytes, placement and flushes a second; faults as instants. With --ftrace, the guest's CPUs and tasks.")]
 pub(super) struct PerfettoArguments {
     #[command(flatten)]
     input: Input,
@@ -38,6 +41,13 @@ pub(super) struct PerfettoArguments {
     choice: ChoiceOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
+    /// Merge the guest's own trace, with iommu events in it: text of /sys/kernel/tracing/trace or
+    /// `trace-cmd report`
+    #[arg(long, value_name = "FILE")]
+    ftrace: Option<PathBuf>,
+    /// Take ftrace's clock to stand at this many seconds at Oche's start, instead of aligning it
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, requires = "ftrace")]
+    clock_offset: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -145,15 +155,19 @@ pub(super) struct ReportArguments {
     choice: ChoiceOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
+    #[command(flatten)]
+    clock: ClockOptions,
 }
 
 impl ReportArguments {
     pub(super) fn run(&self) -> Result<()> {
-        let (trace, session) = self.input.open()?;
+        let (mut trace, session) = self.input.open()?;
+        self.clock.apply(&mut trace)?;
         let symbols = self.symbols.load_for(&trace, Some(session))?;
         let filter = self.choice.filter(&trace, &symbols)?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
-        let file = ReportedFile::new(&self.input.file.to_string_lossy(), self.why_options());
+        let file = ReportedFile::new(&self.input.file.to_string_lossy(), self.why_options())
+            .in_clock(self.clock.clock);
         export(&path, |mut out| write_report(&trace, session, &file, &filter, &symbols, &mut out))
     }
 }
@@ -167,7 +181,8 @@ impl ReportArguments {
         let vmlinux = self.symbols.vmlinux.as_ref().map(|of| ("--vmlinux", path(of)));
         let offset = self.symbols.kaslr_offset;
         let offset = (offset != 0).then(|| ("--kaslr-offset", format!("{offset:#x}")));
-        boot.into_iter().chain(symbols).chain(vmlinux).chain(offset).collect()
+        let given = boot.into_iter().chain(symbols).chain(vmlinux).chain(offset);
+        given.chain(self.clock.options()).collect()
     }
 }
 
@@ -178,7 +193,37 @@ impl PerfettoArguments {
         let filter = self.choice.filter(&trace, &symbols)?;
         let path =
             output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
-        export(&path, |mut out| write_perfetto(&trace, session, &filter, &symbols, &mut out))
+        if let Some(ftrace) = &self.ftrace {
+            refuse_input(&path, [ftrace.as_path()])?;
+        }
+        let ftrace = self.ftrace.as_deref().map(Ftrace::open).transpose()?;
+        let guest =
+            ftrace.as_ref().map(|ftrace| self.guest(ftrace, &trace, session)).transpose()?;
+        export(&path, |mut out| {
+            write_merged(&trace, session, &filter, &symbols, guest.as_ref(), &mut out)
+        })
+    }
+
+    /// The guest's trace, with its clock aligned.
+    fn guest<'a>(
+        &self,
+        ftrace: &'a Ftrace,
+        trace: &TraceFile,
+        session: usize,
+    ) -> Result<GuestTrace<'a>> {
+        let offset_ns = match self.clock_offset {
+            Some(offset) => (offset * -1e9).round() as i64,
+            None => {
+                let found = align(ftrace, trace, session)?;
+                crate::message!(
+                    "oche: the guest's trace is aligned by {} pages, and up to {} too late",
+                    found.pages,
+                    span(found.slack_ns)
+                );
+                found.offset_ns
+            }
+        };
+        Ok(GuestTrace { ftrace, offset_ns })
     }
 }
 

@@ -34,10 +34,11 @@ pub struct WhomOptions {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "What is shown")]
 pub struct TimeOptions {
-    /// Show only what happened from this time on, in seconds since Oche's start
+    /// Show only what happened from this time on, in seconds since Oche's start or of
+    /// --clock
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     from: Option<u64>,
-    /// Show only what happened up to this time, in seconds since Oche's start
+    /// Show only what happened up to this time, in seconds since Oche's start or of --clock
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     to: Option<u64>,
 }

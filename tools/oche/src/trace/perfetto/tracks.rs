@@ -27,6 +27,10 @@ pub(super) enum TrackKind {
     FlushRate = 7,
     Cpus = 8,
     Cpu = 9,
+    GuestCpus = 10,
+    GuestCpu = 11,
+    GuestTasks = 12,
+    GuestTask = 13,
 }
 
 impl<W: Write> Writer<'_, W> {

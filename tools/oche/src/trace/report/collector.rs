@@ -240,6 +240,7 @@ impl<'a> Collector<'a> {
             boot: 0,
             boots: 0,
             first_unix_ns: None,
+            clock: "",
             start_ns: self.bins.start(),
             end_ns: self.now,
             chosen_events: self.chosen,

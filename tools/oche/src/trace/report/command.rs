@@ -5,6 +5,7 @@ use std::path::Path;
 
 use oche_trace::text::Clock;
 
+use super::super::clock::ClockName;
 use super::super::description::plain;
 use super::super::lifetime::StreamPlace;
 use super::super::words::seconds;
@@ -19,6 +20,8 @@ pub struct ReportedFile {
     file: String,
     /// Further options, each begins with a space.
     options: String,
+    /// The clock of all times.
+    pub(super) clock: ClockName,
 }
 
 impl ReportedFile {
@@ -29,7 +32,18 @@ impl ReportedFile {
         let file = if path == "-" { "FILE".into() } else { quoted_path(path) };
         let options = options.into_iter().map(|(option, value)| format!(" {option} {value}"));
         let name = Path::new(path).file_name().map(|name| plain(&name.to_string_lossy()));
-        Self { name: name.unwrap_or_default(), file, options: options.collect() }
+        Self {
+            name: name.unwrap_or_default(),
+            file,
+            options: options.collect(),
+            clock: ClockName::Oche,
+        }
+    }
+
+    /// The same, with all times of `clock`.
+    #[must_use]
+    pub fn in_clock(self, clock: ClockName) -> Self {
+        Self { clock, ..self }
     }
 
     /// Asks why `place` was refused at `iova`, from `first_ns` (a little of what came before) to

@@ -15,6 +15,8 @@ pub(super) struct Data {
     pub(super) boot: usize,
     pub(super) boots: usize,
     pub(super) first_unix_ns: Option<u64>,
+    /// The clock of all times, in words behind them.
+    pub(super) clock: &'static str,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,
     /// Events that the filter chose.

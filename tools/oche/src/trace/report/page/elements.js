@@ -19,7 +19,8 @@ function span(ns) {
 }
 const counted = (count, one, more) => many(count) + " " + (count === 1 ? one : more || one + "s");
 const seconds = ns => (ns / 1e9).toFixed(3) + "\u202fs";
-const moment = ns => (ns / 1e9).toFixed(9) + "\u202fs";
+// A script's numbers hold nanoseconds since 1970 to a quarter of a microsecond.
+const moment = ns => (ns / 1e9).toFixed(data.end_ns > Number.MAX_SAFE_INTEGER ? 6 : 9) + "\u202fs";
 const rate = value => value === 0 ? "0" : value >= 100 ? many(Math.round(value)) : value >= 10 ? value.toFixed(0) : value.toFixed(1);
 const sum = values => values.reduce((total, value) => total + value, 0);
 

@@ -1,7 +1,7 @@
 // --- the page ---
 page.append(live, element("h1", {}, "DMA report"));
 const when = data.first_unix_ns ? new Date(data.first_unix_ns / 1e6).toISOString().replace("T", " ").slice(0, 19) + " UTC, " : "";
-page.append(element("p", { class: "soft" }, `${data.file}: ${when}${data.board}${data.release ? `, Oche ${data.release}` : ""}${data.boots > 1 ? `, boot ${data.boot} of ${data.boots}` : ""}, from ${seconds(data.start_ns)} to ${seconds(data.end_ns)} after Oche's start`));
+page.append(element("p", { class: "soft" }, `${data.file}: ${when}${data.board}${data.release ? `, Oche ${data.release}` : ""}${data.boots > 1 ? `, boot ${data.boot} of ${data.boots}` : ""}, from ${seconds(data.start_ns)} to ${seconds(data.end_ns)} ${data.clock}`));
 if (data.filter) page.append(element("p", { class: "note" }, `Only this is shown: ${data.filter}. ${counted(data.chosen_events, "event")} of ${many(data.events)}.`));
 
 const cards = element("div", { class: "cards" });
@@ -27,7 +27,7 @@ function button(words, label, action) {
   made.addEventListener("click", action);
   return made;
 }
-const ends = ["From", "To"].map(name => element("input", { type: "text", inputmode: "decimal", "aria-label": `${name}, in seconds since Oche's start`, autocomplete: "off" }));
+const ends = ["From", "To"].map(name => element("input", { type: "text", inputmode: "decimal", "aria-label": `${name}, in seconds ${data.clock}`, autocomplete: "off" }));
 const status = element("span", { class: "soft", role: "status", "aria-live": "polite" });
 function enter() {
   const [from, to] = ends.map(input => Number(input.value.replace(",", ".")) * 1e9);

@@ -11,7 +11,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use oche_trace::text::Clock;
 
-use super::ftrace::{Ftrace, align};
+use super::align::align;
+use super::ftrace::Ftrace;
 use super::reader::{ByteSource, TraceFile};
 use super::summary::wall_clock;
 use super::words::{seconds, span};

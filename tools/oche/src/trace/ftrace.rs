@@ -8,9 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-pub use align::{Alignment, align};
-
-mod align;
+use super::words::parse_address;
 
 /// Most digits of a second's fraction: nanoseconds.
 const MAX_DECIMALS: usize = 9;
@@ -191,6 +189,13 @@ impl Ftrace {
         let words: Vec<String> = malformed.into_iter().chain(gaps).collect();
         if words.is_empty() { None } else { Some(words.join("; ")) }
     }
+}
+
+/// The hexadecimal number behind `name` in an event's `fields`.
+pub(super) fn address(fields: &str, name: &str) -> Option<u64> {
+    let (_, rest) = fields.split_once(name)?;
+    let digits = rest.split(|letter: char| letter.is_whitespace() || letter == ',').next()?;
+    digits.starts_with("0x").then(|| parse_address(digits).ok()).flatten()
 }
 
 #[cfg(test)]

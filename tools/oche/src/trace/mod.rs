@@ -7,6 +7,7 @@
 //!
 //! The file is described byte by byte in `docs/trace.md`.
 
+pub mod align;
 pub mod callers;
 pub mod check;
 pub mod clock;

@@ -7,9 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use oche::trace::TraceFile;
+use oche::trace::align::align;
 use oche::trace::clock::{ClockName, ClockOptions};
 use oche::trace::filter::EventFilter;
-use oche::trace::ftrace::{Ftrace, align};
+use oche::trace::ftrace::Ftrace;
 use oche::trace::perfetto::{GuestTrace, write_merged};
 use oche::trace::reader::TraceItem;
 use oche::trace::symbols::Symbols;

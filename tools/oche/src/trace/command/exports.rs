@@ -10,11 +10,12 @@ use crate::destination::{beside, refuse_input, write_file};
 use crate::output::to_standard_output;
 use crate::shell::quoted_path;
 
+use super::super::align::align;
 use super::super::clock::ClockOptions;
 use super::super::ctf::write_ctf;
 use super::super::filter::options::{ChoiceOptions, EventOptions};
 use super::super::folded::{FoldedBy, write_folded};
-use super::super::ftrace::{Ftrace, align};
+use super::super::ftrace::Ftrace;
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::{GuestTrace, write_merged};
 use super::super::reader::TraceFile;

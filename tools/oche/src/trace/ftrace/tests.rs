@@ -1,8 +1,6 @@
 //! Lines of ftrace as kernels and trace-cmd print them; wild ones; clocks that are aligned.
 
 use super::*;
-use crate::trace::made::Made;
-use oche_types::dart::entry::Permission;
 
 fn event(line: &str) -> FtraceEvent<'_> {
     match parse_line(line) {
@@ -18,7 +16,7 @@ fn lines_of_the_kernel_and_of_trace_cmd_are_events() {
     );
     let expected = ("dd", 123, 1, 12_345_678_000, "map");
     assert_eq!((kernel.task, kernel.pid, kernel.cpu, kernel.time_ns, kernel.name), expected);
-    assert_eq!(align::address(kernel.fields, "paddr="), Some(0x4100_0000));
+    assert_eq!(address(kernel.fields, "paddr="), Some(0x4100_0000));
     let report = event(
         "    kworker/u8:2-ev-77    [000]     3.000000019: irq_handler_entry:    irq=44 name=nvme0q1",
     );
@@ -92,59 +90,11 @@ fn a_million_wild_lines_are_read() {
             FtraceLine::Event(event) => {
                 events += 1;
                 assert!(!event.name.is_empty() && line.contains(event.fields), "{line}");
-                let _ = align::address(event.fields, "iova=");
+                let _ = address(event.fields, "iova=");
             }
             FtraceLine::Malformed => malformed += 1,
             FtraceLine::Comment | FtraceLine::Lost => {}
         }
     }
     assert!(events > 100_000 && malformed > 100_000, "{events} and {malformed}");
-}
-
-/// A trace with `pages` pages mapped and unmapped, and the guest's view of it: each event `before`
-/// microseconds earlier, in a clock that is `behind` microseconds behind and gains a microsecond
-/// in each `drift` (0: none).
-fn both(pages: u32, behind: u64, drift: u64) -> (Made, Ftrace) {
-    let (mut made, mut text) = (Made::new(), String::new());
-    let mut line = |now: u64, name: &str, fields: &str| {
-        let gained = now.checked_div(drift).unwrap_or(0);
-        let guest = now - behind + gained;
-        text.push_str(&format!(
-            "dd-1 [000] ..... {}.{:06}: {name}: IOMMU: iova={fields}\n",
-            guest / 1_000_000,
-            guest % 1_000_000
-        ));
-    };
-    made.wait(500_000);
-    for page in 0..pages {
-        let range = format!("{:#x} - 0x1 ", u64::from(0x100 + page) << 12);
-        let before = u64::from(page % 7);
-        line(made.now - before, "map", &format!("{range}paddr={:#x}", u64::from(page + 1) << 12));
-        made.map(0, 1, 0x100 + page, page + 1, Permission::READ_ONLY).wait(200);
-        line(made.now, "unmap", &format!("{range}size=4096 unmapped_size=4096"));
-        made.unmap(0, 1, 0x100 + page, page + 1).wait(1000);
-    }
-    (made, Ftrace::new(text))
-}
-
-#[test]
-fn clocks_are_aligned_by_pages_that_both_traces_have() {
-    let (made, ftrace) = both(50, 400_000, 0);
-    let found = align(&ftrace, &made.open(), 0).unwrap();
-    // Oche's `map` comes with the fourth event of its flush, ten microseconds each.
-    assert_eq!((found.offset_ns, found.pages), (400_000_000 + 40_000 + 500, 50));
-    assert!(found.slack_ns >= 40_000 && found.slack_ns < 300_000, "{found:?}");
-}
-
-#[test]
-fn clocks_that_do_not_fit_are_refused() {
-    let (made, ftrace) = both(50, 400_000, 100);
-    let error = align(&ftrace, &made.open(), 0).unwrap_err().to_string();
-    assert!(error.contains("`local` (the default)"), "{error}");
-    let (_, other) = both(3, 0, 0);
-    let error = align(&other, &made.open(), 0).unwrap_err().to_string();
-    assert!(error.starts_with("3 of the guest's 3 mapped pages are in the trace"), "{error}");
-    let none = Ftrace::new("dd-1 [000] 1.5: sched_switch: x\n".into());
-    let error = align(&none, &made.open(), 0).unwrap_err().to_string();
-    assert!(error.contains("trace-cmd record -e iommu"), "{error}");
 }

@@ -11,9 +11,9 @@ use anyhow::{Result, bail};
 use oche_types::event::Event;
 use rustc_hash::FxHashMap;
 
-use super::super::reader::{ByteSource, TraceFile};
-use super::super::words::{parse_address, span};
-use super::Ftrace;
+use super::ftrace::{Ftrace, address};
+use super::reader::{ByteSource, TraceFile};
+use super::words::span;
 
 /// Pages that both traces must have exactly once.
 const LEAST_PAGES: usize = 4;
@@ -170,9 +170,5 @@ fn own_maps<S: ByteSource>(
     pages
 }
 
-/// The hexadecimal number behind `name` in `fields`.
-pub(super) fn address(fields: &str, name: &str) -> Option<u64> {
-    let (_, rest) = fields.split_once(name)?;
-    let digits = rest.split(|letter: char| letter.is_whitespace() || letter == ',').next()?;
-    digits.starts_with("0x").then(|| parse_address(digits).ok()).flatten()
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use crate::install::command::{InstallArguments, StatusArguments, UninstallArgume
 use crate::kernel_check::command::CheckKernelArguments;
 use crate::pack::command::PackArguments;
 use crate::probe::ProbeArguments;
+use crate::schema::SchemaArguments;
 use crate::trace::command::TraceArguments;
 use crate::trace::extcap;
 use crate::version;
@@ -43,6 +44,8 @@ enum Command {
     Probe(ProbeArguments),
     /// Name the functions that a panic of Oche went through
     DecodePanic(DecodePanicArguments),
+    /// Print the JSON Schema of what a command's --json prints
+    Schema(SchemaArguments),
 }
 
 /// The parser of the command line.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Uninstall(arguments) => arguments.run(),
         Command::Probe(arguments) => arguments.run(),
         Command::DecodePanic(arguments) => arguments.run().map(done),
+        Command::Schema(arguments) => arguments.run().map(done),
     };
     match result {
         Ok(code) => code,

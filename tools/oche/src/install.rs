@@ -10,7 +10,7 @@ mod files;
 mod mac;
 mod plan;
 pub mod record;
-mod remove;
+pub(crate) mod remove;
 mod root;
 mod script;
 mod settings;

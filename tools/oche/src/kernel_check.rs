@@ -12,5 +12,5 @@ pub mod initrd;
 pub mod judgement;
 pub mod kernel;
 pub mod rules;
-mod text;
+pub(crate) mod text;
 pub mod warnings;

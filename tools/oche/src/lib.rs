@@ -35,6 +35,7 @@ pub mod output;
 pub mod pack;
 pub mod probe;
 pub mod progress;
+pub mod schema;
 pub mod shell;
 pub mod source_paths;
 pub mod stamp;

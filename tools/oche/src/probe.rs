@@ -21,7 +21,7 @@ use crate::pack::kernel_image::KernelImage;
 use crate::pack::{append, flatten};
 use crate::workspace;
 
-mod answers;
+pub(crate) mod answers;
 
 /// How long the report is shown before U-Boot starts, in seconds.
 const SECONDS: u32 = 90;

@@ -77,6 +77,7 @@ fn a_usable_kernel_ends_with_0_and_its_devices() {
     let json = folder.check(&["vmlinuz", "--json"]);
     assert_eq!(json.code, Some(0));
     let json: Value = serde_json::from_str(&json.out).expect("JSON");
+    check_schema(&json);
     assert_eq!(json["kernel"]["page_bytes"], 4096);
     assert_eq!(json["judgement"]["is_usable"], true);
     let devices = json["judgement"]["devices"].as_array().expect("devices");
@@ -116,6 +117,7 @@ fn u_boot_is_recognised() {
     assert!(ended.out.starts_with("kernel   U-Boot 2025.01-3, raw Image\n"), "{}", ended.out);
     let json = folder.check(&["u-boot-nodtb.bin", "--json"]).out;
     let json: Value = serde_json::from_str(&json).expect("JSON");
+    check_schema(&json);
     assert_eq!((&json["kernel"]["kind"], &json["judgement"]), (&"u-boot".into(), &Value::Null));
 }
 
@@ -139,4 +141,13 @@ fn wrong_files_are_refused_in_one_line() {
         &["vmlinuz", "--config", "config", "--device-tree", "x86"],
         "no whole device tree",
     );
+}
+
+/// Panics unless what was printed is as `oche schema check-kernel` says, field by field.
+fn check_schema(json: &Value) {
+    let strict = oche::schema::strict("check-kernel").expect("a schema");
+    let validator = jsonschema::draft202012::new(&strict).expect("a schema");
+    if let Some(error) = validator.iter_errors(json).next() {
+        panic!("{error} at {}: {json:#}", error.instance_path());
+    }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use oche_types::identity::{self, BuildId};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 
 use super::reading::{self, Address, PanicText};
@@ -181,26 +183,41 @@ fn write_text(
     Ok(())
 }
 
+/// What `oche decode-panic --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PanicAnswer<'a> {
+    message: &'a str,
+    release: Option<&'a str>,
+    /// The image's build id.
+    build: Option<String>,
+    /// Innermost first.
+    frames: Vec<Frame<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Frame<'a> {
+    /// The offset in the image, in hexadecimal.
+    address: String,
+    /// Whether it is the instruction itself, and not where a call returns to.
+    is_instruction: bool,
+    functions: &'a [Function],
+}
+
 fn write_json(
     panic: &PanicText,
     frames: &[(&Address, Vec<Function>)],
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let frames: Vec<_> = frames
-        .iter()
-        .map(|(address, functions)| {
-            json!({
-                "address": format!("{:#x}", address.offset),
-                "is_instruction": address.is_instruction,
-                "functions": functions,
-            })
-        })
-        .collect();
-    let value = json!({
-        "message": panic.message,
-        "release": panic.release,
-        "build": panic.build.map(|id| id.to_string()),
-        "frames": frames,
+    let frames = frames.iter().map(|(address, functions)| Frame {
+        address: format!("{:#x}", address.offset),
+        is_instruction: address.is_instruction,
+        functions,
+    });
+    let value = json!(PanicAnswer {
+        message: &panic.message,
+        release: panic.release.as_deref(),
+        build: panic.build.map(|id| id.to_string()),
+        frames: frames.collect(),
     });
     writeln!(out, "{value:#}")
 }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use addr2line::gimli::{self, EndianSlice, LittleEndian};
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind, SymbolSection};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::source_paths::{CRATES, OWN};
 
 /// A function that an address lies in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Function {
     /// Its name.
     pub(super) name: String,

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 
 use super::boot_file::{BootFile, Taken};
@@ -41,6 +43,20 @@ pub struct InspectArguments {
     json: bool,
 }
 
+/// What `--json` prints of a packed image.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ImageAnswer<'a> {
+    image: &'a Contents,
+}
+
+/// What `--json` prints of a boot file of m1n1.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BootFileAnswer<'a> {
+    boot_file: &'a BootFile,
+    /// What m1n1 takes of it.
+    taken: &'a Taken,
+}
+
 impl InspectArguments {
     /// Prints what is inside.
     ///
@@ -66,7 +82,7 @@ impl InspectArguments {
 
     fn image(&self, contents: &Contents) -> Result<()> {
         to_standard_output(|out| match self.json {
-            true => writeln!(out, "{:#}", json!({ "image": contents })),
+            true => writeln!(out, "{:#}", json!(ImageAnswer { image: contents })),
             false => write!(out, "{contents}"),
         })
     }
@@ -79,7 +95,7 @@ impl InspectArguments {
             workspace::write_whole(path, &kernel.image)?;
         }
         to_standard_output(|out| match self.json {
-            true => writeln!(out, "{:#}", json!({ "boot_file": boot_file, "taken": taken })),
+            true => writeln!(out, "{:#}", json!(BootFileAnswer { boot_file, taken: &taken })),
             false => write!(out, "{boot_file}{taken}"),
         })?;
         Ok(exit_code(&taken))

@@ -8,13 +8,14 @@ use oche_boot::banner;
 use oche_boot::header;
 use oche_boot::payload::{self, Item};
 use oche_types::identity;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::pack::kernel_image::KernelImage;
 
 /// The contents of a packed image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Contents {
     /// The board that its Oche is for.
     pub board: String,
@@ -42,7 +43,7 @@ pub struct Contents {
 }
 
 /// A guest kernel in an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PackedKernel {
     /// Bytes of the file.
     pub bytes: u64,

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 
 use super::plan::{Plan, Request, System};
-use super::record::Phase;
+use super::record::{Installation, Phase, Record};
 use super::remove::{self, BootFileAction, Removal, SettingsOutcome};
 use super::status::Status;
 use super::steps::{self, Settled};
@@ -34,6 +36,28 @@ impl SystemArguments {
     fn open(&self) -> Result<System> {
         System::open(&self.root, self.esp.as_deref())
     }
+}
+
+/// What `oche install --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Installed<'a> {
+    record: &'a Record,
+    warnings: &'a [String],
+}
+
+/// What `oche install --dry-run --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Planned<'a> {
+    steps: &'a [String],
+    warnings: &'a [String],
+    /// What would be installed.
+    next: &'a Installation,
+}
+
+/// What `oche uninstall --dry-run --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedRemoval<'a> {
+    steps: &'a [String],
 }
 
 /// Put Oche and U-Boot into m1n1's boot.bin, by the distribution's update-m1n1.
@@ -111,7 +135,7 @@ impl InstallArguments {
             plan.next.title(),
             plan.next.u_boot.banner
         );
-        self.print(&text, &json!({ "record": record, "warnings": plan.warnings }))
+        self.print(&text, &json!(Installed { record: &record, warnings: &plan.warnings }))
     }
 
     fn describe(&self, request: &Request) -> Result<ExitCode> {
@@ -127,7 +151,10 @@ impl InstallArguments {
             text.push_str(&format!("  {step}\n"));
         }
         text.push_str("Nothing is changed (--dry-run)\n");
-        self.print(&text, &json!({ "steps": steps, "warnings": plan.warnings, "next": plan.next }))
+        self.print(
+            &text,
+            &json!(Planned { steps: &steps, warnings: &plan.warnings, next: &plan.next }),
+        )
     }
 
     fn print(&self, text: &str, json: &serde_json::Value) -> Result<ExitCode> {
@@ -209,7 +236,7 @@ impl UninstallArguments {
         if self.dry_run {
             let steps = remove::titles(&system, &record, action);
             let text = format!("  {}\nNothing is changed (--dry-run)\n", steps.join("\n  "));
-            return print(self.system.json, &text, &json!({ "steps": steps }));
+            return print(self.system.json, &text, &json!(PlannedRemoval { steps: &steps }));
         }
         system.esp.check_writable(0)?;
         let removal = remove::uninstall(&system, record, action, &lock)?;

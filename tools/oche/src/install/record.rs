@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, MODE};
@@ -26,7 +27,7 @@ const SETTINGS: &str = "settings.before";
 const FORMAT: u32 = 1;
 
 /// An installation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Record {
     format: u32,
     /// What was begun last.
@@ -44,7 +45,7 @@ pub struct Record {
 }
 
 /// What was begun last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// An installation; it has not ended.
@@ -56,7 +57,7 @@ pub enum Phase {
 }
 
 /// A file, by its contents.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct FileMark {
     /// SHA-256 in hex.
     pub sha256: String,
@@ -65,7 +66,7 @@ pub struct FileMark {
 }
 
 /// The script's settings from before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct SettingsMark {
     /// The path in the system.
     pub path: PathBuf,
@@ -76,7 +77,7 @@ pub struct SettingsMark {
 }
 
 /// One state of the boot file with Oche.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct Installation {
     /// The version of Oche.
     pub oche: String,
@@ -110,7 +111,7 @@ impl Installation {
 }
 
 /// A U-Boot that was packed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Deserialize)]
 pub struct PackedUBoot {
     /// Its path in the system.
     pub path: PathBuf,

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files;
@@ -15,7 +16,7 @@ use crate::pack::kernel_image::KernelImage;
 use crate::progress::Progress;
 
 /// What becomes of the boot file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum BootFileAction {
     /// It is the one from before.
@@ -30,7 +31,7 @@ pub(super) enum BootFileAction {
 }
 
 /// What became of the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum SettingsOutcome {
     /// They had no lines of Oche.
@@ -42,8 +43,8 @@ pub(super) enum SettingsOutcome {
 }
 
 /// A removal that has ended.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Removal {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct Removal {
     pub(super) boot_file: BootFileAction,
     pub(super) settings: SettingsOutcome,
     /// Whether the backup stays.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files;
@@ -14,7 +15,7 @@ use super::steps::is_replaced;
 use super::verify::{self, Starts};
 
 /// The state of an installation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Status {
     /// The Mac's model and its name in the device tree.
     pub mac: (String, String),
@@ -35,7 +36,7 @@ pub struct Status {
 }
 
 /// What the boot file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootFileState {
     /// There is none.

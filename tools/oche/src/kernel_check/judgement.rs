@@ -1,5 +1,6 @@
 //! One kernel, judged by the table of devices.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::config::{KernelConfig, Setting};
@@ -28,7 +29,7 @@ pub struct Known<'a> {
 }
 
 /// How a device fares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Its drivers are in the kernel.
@@ -42,7 +43,7 @@ pub enum Verdict {
 }
 
 /// A device and how it fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DeviceVerdict {
     /// Its name.
     pub name: &'static str,
@@ -61,7 +62,7 @@ pub struct DeviceVerdict {
 }
 
 /// An option and the source of what is said about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OptionSource {
     /// Its name without `CONFIG_`.
     pub name: &'static str,
@@ -72,7 +73,7 @@ pub struct OptionSource {
 }
 
 /// How a kernel fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Judgement {
     /// Whether it reaches user space from the internal disk; none if that cannot be told.
     pub is_usable: Option<bool>,

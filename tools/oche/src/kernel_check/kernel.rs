@@ -13,7 +13,7 @@ use super::rules::Release;
 use crate::pack::kernel_image::{self, KernelImage, Packing};
 
 /// What a kernel is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelKind {
     /// Linux.

@@ -80,7 +80,7 @@ pub struct KernelOption {
 }
 
 /// What a device is needed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// Without it the kernel does not reach user space from the internal disk, on Oche.

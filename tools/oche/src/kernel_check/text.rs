@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::config::ConfigSource;
 use super::device_tree::MacTree;
 use super::judgement::{DeviceVerdict, Judgement, Verdict};
-use super::kernel::KernelFile;
+use super::kernel::{KernelFile, KernelKind};
 
 /// What was found about a kernel.
 #[derive(Debug)]
@@ -20,23 +22,55 @@ pub(super) struct Report<'a> {
     pub(super) judgement: Option<&'a Judgement>,
 }
 
+/// What `oche check-kernel --json` prints.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct KernelAnswer<'a> {
+    kernel: KernelFacts<'a>,
+    /// Where the kernel's configuration was found.
+    config: Option<String>,
+    /// The Mac whose device tree was given.
+    mac: Option<MacFacts<'a>>,
+    /// What was said of the initrd.
+    initrd: Option<&'a str>,
+    /// None for U-Boot.
+    judgement: Option<&'a Judgement>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct KernelFacts<'a> {
+    kind: KernelKind,
+    version: &'a str,
+    banner: &'a str,
+    /// How the file was compressed.
+    packing: Option<String>,
+    /// 0: its header does not give a size.
+    page_bytes: u64,
+    is_big_endian: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct MacFacts<'a> {
+    model: &'a str,
+    compatible: &'a str,
+}
+
 impl Report<'_> {
     /// The same as [`fmt::Display`] writes, for programs.
     pub(super) fn json(&self) -> Value {
         let kernel = self.kernel;
-        json!({
-            "kernel": {
-                "kind": kernel.kind,
-                "version": kernel.version(),
-                "banner": kernel.banner,
-                "packing": kernel.packing.as_ref().map(ToString::to_string),
-                "page_bytes": kernel.page_bytes,
-                "is_big_endian": kernel.is_big_endian,
+        json!(KernelAnswer {
+            kernel: KernelFacts {
+                kind: kernel.kind,
+                version: kernel.version(),
+                banner: &kernel.banner,
+                packing: kernel.packing.as_ref().map(ToString::to_string),
+                page_bytes: kernel.page_bytes,
+                is_big_endian: kernel.is_big_endian,
             },
-            "config": self.config.map(ToString::to_string),
-            "mac": self.tree.map(|mac| json!({ "model": mac.model, "compatible": mac.compatible })),
-            "initrd": self.initrd,
-            "judgement": self.judgement,
+            config: self.config.map(ToString::to_string),
+            mac: self.tree.map(|mac| MacFacts { model: &mac.model, compatible: &mac.compatible }),
+            initrd: self.initrd.as_deref(),
+            judgement: self.judgement,
         })
     }
 }

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use oche_m1_probe::assumptions::{ASSUMPTIONS, Answer};
 use oche_m1_probe::reading::Reading;
 use oche_m1_probe::report;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a report says.
-#[derive(Debug, Serialize)]
-struct Answers {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Answers {
     /// Whether it is the report as the probe wrote it.
     is_whole: bool,
     /// The codes that are missing or damaged, from 1 on.
@@ -19,7 +20,7 @@ struct Answers {
 }
 
 /// What it says about one assumption.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct AssumptionAnswer {
     name: &'static str,
     claim: &'static str,
@@ -31,7 +32,7 @@ struct AssumptionAnswer {
 }
 
 /// A line of the report.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ReportLine {
     name: String,
     value: String,
@@ -208,6 +209,7 @@ mod tests {
         let mut out = Vec::new();
         write_json(&reading, &mut out).expect("written");
         let value: Value = serde_json::from_slice(&out).expect("JSON");
+        crate::schema::tests::check("probe", &value);
         assert_eq!(value["is_whole"], true);
         let named = |name: &str| {
             let all = value["assumptions"].as_array().expect("a list");

@@ -11,6 +11,7 @@ use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::dart::entry::Permission;
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::callers::by_caller;
@@ -28,7 +29,7 @@ const LEAST_OVERTAKEN: u64 = 64;
 const PEAKS_OVERTAKEN: u64 = 2;
 
 /// The answer to `oche trace leaks`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Leaks {
     /// When the trace ends, in nanoseconds since Oche's start.
     pub end_ns: u64,
@@ -43,7 +44,7 @@ pub struct Leaks {
 }
 
 /// The mappings that one device still has in one direction.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Group {
     /// The device.
     pub device: String,
@@ -68,7 +69,7 @@ pub struct Group {
 }
 
 /// A buffer that looks forgotten.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Suspect {
     /// The buffer.
     #[serde(flatten)]

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::Kind;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::callers::by_caller;
@@ -16,7 +17,7 @@ use super::symbols::Symbols;
 use super::words::{many, nanoseconds_between, seconds, size, span};
 
 /// The answer to `oche trace maps`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Maps {
     /// The moment, in nanoseconds since Oche's start.
     pub at_ns: u64,
@@ -31,7 +32,7 @@ pub struct Maps {
 }
 
 /// One device's mappings.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeviceMaps {
     /// The device.
     pub device: String,
@@ -48,7 +49,7 @@ pub struct DeviceMaps {
 }
 
 /// Neighbouring pages that one flush brought: a buffer as the guest mapped it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BufferRow {
     /// Its first IOVA.
     pub iova: String,

@@ -8,6 +8,7 @@ use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
 use oche_types::event::{Event, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::description::{TraceDescription, plain};
@@ -20,7 +21,7 @@ use super::values::WithValues;
 use super::words::nanoseconds_between;
 
 /// One session's figures.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct TraceSummary {
     /// The board.
     pub board: String,
@@ -50,7 +51,7 @@ pub struct TraceSummary {
 }
 
 /// One device's figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DeviceSummary {
     /// Pages mapped.
     pub maps: u64,

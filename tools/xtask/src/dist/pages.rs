@@ -10,7 +10,7 @@ use oche::workspace;
 use super::archive::{Entries, add};
 
 /// The kinds of files that documents consist of.
-const DOCUMENT_ENDINGS: [&str; 3] = ["md", "png", "svg"];
+const DOCUMENT_ENDINGS: [&str; 4] = ["md", "png", "svg", "json"];
 
 /// Adds a manual page for `oche` and for each of its commands.
 ///
@@ -104,6 +104,7 @@ mod tests {
             "LICENSE-MIT",
             "docs/m1.md",
             "docs/adr/README.md",
+            "docs/schema/check.json",
         ] {
             assert!(entries.contains_key(path), "{path}: {:?}", entries.keys());
         }

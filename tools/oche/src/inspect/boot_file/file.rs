@@ -1,6 +1,7 @@
 //! The file: m1n1 itself, and the payloads behind it.
 
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::payload::{self, End, Payload};
@@ -15,7 +16,7 @@ const VERSION_MARK: &[u8] = b"##m1n1_ver##";
 const VERSION_BYTES: usize = 64;
 
 /// A boot file, as m1n1 reads it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BootFile {
     /// m1n1's version, if it names one.
     pub version: Option<String>,

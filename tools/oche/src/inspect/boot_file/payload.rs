@@ -10,6 +10,7 @@ use oche_boot::header;
 use oche_boot::normalize::{MAX_NORMALIZED_BYTES, normalize};
 use oche_boot::tree::Tree;
 use oche_types::identity;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::inspect::image::{self, Contents};
@@ -34,7 +35,7 @@ const VALUE_LIMIT: usize = 1024;
 const EXPANDED_LIMIT: u64 = 1 << 30;
 
 /// A payload in the file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Payload {
     /// Where it begins.
     pub offset: u64,
@@ -48,7 +49,7 @@ pub struct Payload {
 }
 
 /// How a payload is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
     /// gzip.
@@ -58,7 +59,7 @@ pub enum Compression {
 }
 
 /// What a payload is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Content {
     /// An arm64 Image.
@@ -84,7 +85,7 @@ pub enum Content {
 }
 
 /// A kernel.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct KernelPayload {
     /// Its bytes, expanded; of the last kernel alone, which is the one that m1n1 starts.
     #[serde(skip)]
@@ -104,7 +105,7 @@ pub struct KernelPayload {
 }
 
 /// A device tree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TreePayload {
     /// The strings of the root's `compatible`; the first names the Mac.
     pub compatible: Vec<String>,
@@ -117,7 +118,7 @@ pub struct TreePayload {
 }
 
 /// Why m1n1 reads no further payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum End {
     /// The file ends: m1n1's first stage appends its variables and an end mark.

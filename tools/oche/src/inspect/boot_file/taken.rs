@@ -1,6 +1,7 @@
 //! What m1n1 takes of a boot file, and what a person should know about it.
 
 use oche_boot::options::{BootOptions, retired};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::file::BootFile;
@@ -20,7 +21,7 @@ const KNOWN: [&str; 4] = ["chainload", "display", "mitigations", "tso"];
 const M1: &str = "apple,t8103";
 
 /// What m1n1 takes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Taken {
     /// The offset of the kernel.
     pub kernel: Option<u64>,

@@ -246,3 +246,13 @@ fn no_damage_makes_it_panic() {
         }
     }
 }
+
+#[test]
+fn what_is_printed_as_json_is_as_its_schema_says() {
+    let (first, packed) = (tree("j313"), oche());
+    let payloads: [&[u8]; 4] = [&first, &gzip(&packed), b"chosen.x=y\n", &[0; 4]];
+    let boot_file = BootFile::read(&file(&payloads)).expect("read").expect("a boot file");
+    let value = serde_json::json!({ "boot_file": boot_file, "taken": boot_file.taken(None) });
+    crate::schema::tests::check("inspect-boot-file", &value);
+    assert!(value["boot_file"]["payloads"].as_array().is_some_and(|all| all.len() >= 3));
+}

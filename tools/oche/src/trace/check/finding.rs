@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use oche_trace::record::{Record, Stamp};
 use oche_trace::text::Clock;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::super::description::TraceDescription;
@@ -16,7 +17,7 @@ use super::super::words::{interval, seconds};
 pub(super) const MAX_REPORTED: u64 = 20;
 
 /// What is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Detector {
     /// A device was refused at an address that had been unmapped, or wrote there and hit a red
@@ -113,7 +114,7 @@ pub struct CheckOptions {
 }
 
 /// Something that should not be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     /// The detector.
     pub detector: Detector,
@@ -139,7 +140,7 @@ pub struct Finding {
 }
 
 /// The findings in a session's events.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct CheckReport {
     /// The findings, in the order of time: of each detector and device the first `MAX_REPORTED`.
     pub findings: Vec<Finding>,

@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 
 use oche_trace::text::Clock;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::super::words::seconds;
 
 /// The answer to `oche trace why`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Answer {
     /// The address.
     pub iova: String,
@@ -19,7 +20,7 @@ pub struct Answer {
 }
 
 /// The history of one device at the address.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct DeviceAnswer {
     /// The device.
     pub device: String,
@@ -46,7 +47,7 @@ pub struct DeviceAnswer {
 }
 
 /// A mapping of the page.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Past {
     /// When it was mapped, in nanoseconds since Oche's start; `null` where that was before the
     /// trace.
@@ -66,7 +67,7 @@ pub struct Past {
 }
 
 /// Another mapping of the same guest page.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Overlap {
     /// Its device.
     pub device: String,
@@ -79,7 +80,7 @@ pub struct Overlap {
 }
 
 /// Something else that happened at the page.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Incident {
     /// The time in nanoseconds since Oche's start.
     pub time_ns: u64,

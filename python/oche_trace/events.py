@@ -168,6 +168,7 @@ _DECODERS: Dict[int, Tuple[str, Callable[[int, int], Fields]]] = {
     21: ("callers", lambda d, p: {"frames": d & 0xF, "first": p}),
     22: ("fetched", lambda d, p: {"gpa": _page(p), "hpa": _iova(p)}),
     23: ("permission", _permission),
+    24: ("callchain", lambda d, p: {"frames": d & 0xF, "cut": _yes(d >> 4 & 1)}),
 }
 KINDS = {number: name for number, (name, _) in _DECODERS.items()}
 KINDS[19] = "data"
@@ -221,6 +222,8 @@ def bytes_behind(record: Record) -> int:
         return record.detail >> 1 & 0x7F
     if record.kind == 21:
         return max(0, (record.detail & 0xF) - 1) * 8
+    if record.kind == 24:
+        return max(0, (record.detail & 0xF) - 2) * 4
     return 0
 
 

@@ -20,7 +20,7 @@ _CHUNK_HEADER = 64
 _MAX_PAYLOAD = 16 << 20
 _HEADER = struct.Struct("<8sII5Q")
 _MASK = (1 << 64) - 1
-_SHOWN_WITH_VALUE = (11, 20, 21)
+_SHOWN_WITH_VALUE = (11, 20, 21, 24)
 
 
 class TraceError(Exception):

@@ -151,6 +151,21 @@ pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
     (result & 1 == 0).then_some(result & PAR_ADDRESS | address & 0xfff)
 }
 
+/// The host-physical page to which both stages translate a load by EL1 at the virtual `address`,
+/// if they allow it.
+#[inline]
+pub(super) fn translate_to_host(address: u64) -> Option<u64> {
+    // The guest uses PAR_EL1 too.
+    let saved = PAR_EL1.get();
+    // SAFETY: AT walks the tables of both stages and writes PAR_EL1 only, which is put back below.
+    unsafe {
+        asm!("at s12e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags));
+    }
+    let result = PAR_EL1.get();
+    PAR_EL1.set(saved);
+    (result & 1 == 0).then_some(result & PAR_ADDRESS)
+}
+
 /// `PAR_EL1` after a walk of the guest's stage 1 for an access. At EL2, a fault of either stage on
 /// the walk is reported there and not taken. `has_pan` selects an access by EL1 with `PSTATE.PAN`
 /// set, which needs FEAT_PAN2.

@@ -7,7 +7,7 @@
 //! 0x00  u64 generation: odd while it is being written, 0 where nothing was ever asked
 //! 0x08  u64 kinds: bit k, events of kind k are recorded
 //! 0x10  u64 bytes of a snapshot, at most 4096; 0: none are taken
-//! 0x18  u64 whether who called is recorded at a flush: 0 or 1
+//! 0x18  u64 whether who called is recorded at a flush: 0 or 1 (as where nothing was ever asked)
 //! 0x20  selection of the events
 //! 0x80  selection of the snapshots
 //! 0xe0  watches: four selections; one without a stream watches nothing
@@ -79,7 +79,7 @@ impl Default for Control {
             events: Filter::default(),
             snapshot_bytes: 0,
             snapshots: Selection::ALL,
-            has_callers: false,
+            has_callers: true,
             watches,
         }
     }
@@ -166,7 +166,7 @@ impl Control {
     /// streams all | 0:1,0:2,1:*          these streams only, as DART:STREAM
     /// iova all | 0xbff00000-0xbfffffff   this range only, both ends included
     /// snapshot off | BYTES [streams ...] [iova ...]
-    /// callers on | off                   who called, at each flush
+    /// callers on | off                   who called, at each flush: on by default
     /// watch off | 0xbff00000-0xbff00fff [streams ...]     no range | one more whose accesses by CPUs are recorded
     /// ```
     ///
@@ -280,7 +280,7 @@ impl fmt::Display for ControlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Command => {
-                "expected start, stop, kinds LIST, streams LIST, iova RANGE, snapshot BYTES [streams LIST] [iova RANGE], callers on, or watch RANGE [streams LIST]"
+                "expected start, stop, kinds LIST, streams LIST, iova RANGE, snapshot BYTES [streams LIST] [iova RANGE], callers on|off, or watch RANGE [streams LIST]"
             }
             Self::Kind => "no such kind of event (map, unmap, io_page_fault, ... or all)",
             Self::Streams => "streams are DART:STREAM, separated by commas (0:1,0:2,1:*), or all",

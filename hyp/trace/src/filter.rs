@@ -17,6 +17,24 @@ pub struct Filter {
     is_everything: bool,
 }
 
+/// The kinds of what a guest's flush does: bit k for kind k.
+const IN_A_FLUSH: u64 = {
+    use Kind::{
+        Attach, CallChain, Flush, FlushDone, LiveMove, Map, Merged, Moved, Permission, RedZone,
+        Refused, Snapshot, Table, Unmap,
+    };
+    let kinds = [
+        Flush, FlushDone, Map, Unmap, Refused, Moved, LiveMove, Merged, RedZone, Table, Attach,
+        Snapshot, CallChain, Permission,
+    ];
+    let (mut bits, mut index) = (0, 0);
+    while index < kinds.len() {
+        bits |= 1 << kinds[index] as u8;
+        index += 1;
+    }
+    bits
+};
+
 impl Default for Filter {
     fn default() -> Self {
         Self::new(u64::MAX, Selection::ALL)
@@ -49,6 +67,12 @@ impl Filter {
     #[inline]
     pub fn admits(&self, event: &Event) -> bool {
         self.is_everything || self.chooses(event)
+    }
+
+    /// Whether the callers of `flush` are to be recorded: if anything may be that happens in it.
+    pub fn admits_callers(&self, flush: &Event) -> bool {
+        let any_kind = Self { kinds: u64::MAX, ..*self };
+        self.kinds & IN_A_FLUSH != 0 && any_kind.admits(flush)
     }
 
     fn chooses(&self, event: &Event) -> bool {

@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+pub mod call_chain;
 pub mod control;
 pub mod directory;
 pub mod export;

@@ -32,7 +32,7 @@ use crate::directory::{FILTERED_WORD, Layout, NO_SNAPSHOT_WORD};
 use crate::filter::Filter;
 use crate::record::{RECORD_WORDS, Record, SEQUENCE_WORD, Stamp};
 use crate::text::{Clock, Line};
-use crate::words::Words;
+use crate::words::{GROUP, Words};
 
 /// Words of a record that go before its number when it is read.
 const OTHER_WORDS: [usize; RECORD_WORDS - 1] = [0, 2, 3];
@@ -59,8 +59,12 @@ impl Ring {
     /// The first word of record `number`. Wraps rather than checks: `Layout` has checked that it
     /// cannot.
     fn word(&self, number: u64) -> usize {
-        let place = (number & self.records.wrapping_sub(1)) as usize;
-        self.first_word.wrapping_add(place.wrapping_mul(RECORD_WORDS))
+        self.first_word.wrapping_add((self.place(number) as usize).wrapping_mul(RECORD_WORDS))
+    }
+
+    /// The place of record `number` in the ring.
+    fn place(&self, number: u64) -> u64 {
+        number & self.records.wrapping_sub(1)
     }
 
     /// The oldest record still there when `written` have been.
@@ -102,6 +106,44 @@ impl RingWriter {
         let stamp = Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter };
         words.store_record(self.ring.word(self.written), &Record::new(stamp, event));
         self.written = self.written.wrapping_add(1);
+        words.store(self.ring.head_word, self.written);
+    }
+
+    /// Records `event` as [`Self::record`] does, and right behind it an [`Event::Data`] for each of
+    /// the first `count` of `data`.
+    #[inline(always)]
+    pub fn record_with_data(
+        &mut self,
+        words: &impl Words,
+        time: u64,
+        program_counter: u64,
+        event: &Event,
+        data: &[[u64; 2]; GROUP - 1],
+        count: usize,
+    ) {
+        let stamp = |number| Stamp {
+            time,
+            sequence: (self.written as u32).wrapping_add(number),
+            cpu: self.cpu,
+            program_counter,
+        };
+        let [second, third] = *data;
+        let records = [
+            Record::new(stamp(0), event),
+            Record::new(stamp(1), &Event::Data { words: second }),
+            Record::new(stamp(2), &Event::Data { words: third }),
+        ];
+        let next = self.written.wrapping_add(GROUP as u64);
+        // All of them, where they do not go on at the ring's beginning.
+        if count >= GROUP - 1 && self.ring.place(next) >= GROUP as u64 {
+            words.store_records(self.ring.word(self.written), &records);
+            self.written = next;
+        } else {
+            for record in records.iter().take(count + 1) {
+                words.store_record(self.ring.word(self.written), record);
+                self.written = self.written.wrapping_add(1);
+            }
+        }
         words.store(self.ring.head_word, self.written);
     }
 

@@ -157,6 +157,7 @@ pub fn bytes_behind(record: &Record) -> Option<usize> {
         Event::Snapshot { bytes, .. } => Some(usize::from(bytes)),
         Event::Watch { bytes, .. } if bytes != 0 => Some(usize::from(bytes)),
         Event::Callers { frames, .. } if frames > 1 => Some((usize::from(frames) - 1) * 8),
+        Event::CallChain { frames, .. } if frames > 2 => Some((usize::from(frames) - 2) * 4),
         // Recordings made before these had any say so.
         Event::RedZone { .. } if record.detail() != 0 => {
             Some(usize::from(record.detail()).min(DATA_BYTES))

@@ -1,8 +1,11 @@
 //! The memory that the trace lives in, as its writers and readers see it, and short texts in it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::record::{RECORD_WORDS, Record, SEQUENCE_WORD};
+
+/// Records that are stored together at most: an event and its data.
+pub const GROUP: usize = 3;
 
 /// Memory as aligned 64-bit little-endian words, counted from the trace directory's start. A
 /// hypervisor writes it; a runner, a debugger or a later boot reads it, at the same time or after.
@@ -31,6 +34,14 @@ pub trait Words {
         self.store(index.wrapping_add(2), code);
         self.store(index.wrapping_add(3), payload);
     }
+
+    /// Stores `records` one behind the other from `index` on, each as [`Self::store_record`] does.
+    /// Who sees a word of one sees the numbers of all.
+    fn store_records(&self, index: usize, records: &[Record; GROUP]) {
+        for (number, record) in records.iter().enumerate() {
+            self.store_record(index.wrapping_add(number * RECORD_WORDS), record);
+        }
+    }
 }
 
 /// Memory that every CPU shares, as [`Words`]: on AArch64 a store is three instructions.
@@ -57,6 +68,25 @@ impl Words for [AtomicU64] {
         code_place.store(code.to_le(), Ordering::Release);
         payload_place.store(payload.to_le(), Ordering::Release);
     }
+
+    /// With one barrier for all: the numbers come before it, and the other words behind it.
+    #[inline]
+    fn store_records(&self, index: usize, records: &[Record; GROUP]) {
+        let places = self.get(index..).and_then(|words| words.first_chunk());
+        let Some::<&[AtomicU64; GROUP * RECORD_WORDS]>(places) = places else { return };
+        let places = places.as_chunks::<RECORD_WORDS>().0;
+        for ([_, place, ..], Record([_, sequence, ..])) in places.iter().zip(records) {
+            place.store(sequence.to_le(), Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+        for (places, Record(words)) in places.iter().zip(records) {
+            let ([time_place, _, code_place, payload_place], [time, _, code, payload]) =
+                (places, words);
+            time_place.store(time.to_le(), Ordering::Relaxed);
+            code_place.store(code.to_le(), Ordering::Relaxed);
+            payload_place.store(payload.to_le(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl<T: Words + ?Sized> Words for &T {
@@ -70,6 +100,10 @@ impl<T: Words + ?Sized> Words for &T {
 
     fn store_record(&self, index: usize, record: &Record) {
         (**self).store_record(index, record);
+    }
+
+    fn store_records(&self, index: usize, records: &[Record; GROUP]) {
+        (**self).store_records(index, records);
     }
 }
 
@@ -161,6 +195,10 @@ pub(super) mod tests {
 
         fn store_record(&self, index: usize, record: &Record) {
             self.0.as_slice().store_record(index, record);
+        }
+
+        fn store_records(&self, index: usize, records: &[Record; GROUP]) {
+            self.0.as_slice().store_records(index, records);
         }
     }
 

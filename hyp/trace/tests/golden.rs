@@ -76,6 +76,10 @@ fn events() -> Vec<Event> {
         ]);
         enumerated(&mut events, at, page, most);
     }
+    // New events go to the end: what was there before stays where it is.
+    events.extend([(6, false, 0xffff_fff0_0000_1234), (15, true, u64::MAX)].map(
+        |(frames, is_cut, nearest)| Event::CallChain { dart: dart(), frames, is_cut, nearest },
+    ));
     events
 }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod call_chain;
 pub mod dart;
 pub mod event;
 pub mod guest_memory;

@@ -10,10 +10,10 @@ use core::ops::Range;
 
 use oche_el2::device::{IoError, IoResult};
 use oche_el2::fault::TrapContext;
+use oche_el2::percpu;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::trapped_page::{TrappedPages, Value};
-use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_engine::{
@@ -21,7 +21,6 @@ use oche_engine::{
 };
 use oche_trace::directory::Layout;
 use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
-use oche_types::dart::registers::STREAM_COMMAND;
 use oche_types::dart::stream::DartId;
 use oche_types::event::Event;
 use oche_types::range::PhysRange;
@@ -78,6 +77,7 @@ impl<I: Iommu> EmulatedDarts<I> {
             setup.trace_layout,
             setup.description,
             setup.wall_clock_nanoseconds,
+            setup.ram.iter().chain([&setup.pool]).copied().collect(),
         );
         let darts = setup.description.darts.len();
         let mut machine = PlatformHost { stage2: setup.stage2, iommu: setup.iommu, recorder };
@@ -124,9 +124,6 @@ impl<I: Iommu> EmulatedDarts<I> {
         let answer = match write {
             None => self.engine.read(&mut self.machine, dart, offset, bytes).map(u64::from),
             Some(value) => {
-                if offset == STREAM_COMMAND {
-                    self.machine.recorder.record_callers(dart, callers::hw::of);
-                }
                 // For a value of more than 32 bits, the width makes the engine refuse the access.
                 self.engine.write(&mut self.machine, dart, offset, bytes, value as u32).map(|()| 0)
             }

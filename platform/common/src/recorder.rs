@@ -6,16 +6,17 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_el2::callers::MAX_FRAMES;
 use oche_el2::fault::TrapContext;
-use oche_el2::{identity, percpu};
+use oche_el2::{callers, identity, percpu};
+use oche_trace::call_chain;
 use oche_trace::control::{Control, ControlReader, GENERATION_WORD};
 use oche_trace::directory::{DirectoryWriter, ENGINE_COUNTERS, Layout, Machine, cpu_counters};
 use oche_trace::ring::RingWriter;
 use oche_trace::snapshot::{self, Snapshots, Wanted};
 use oche_trace::statistics::{LiveStatistics, Statistics};
 use oche_trace::words::Text;
-use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::call_chain::CallChain;
+use oche_types::dart::stream::{DartId, StreamId, StreamSet};
 use oche_types::event::Event;
 use oche_types::range::PhysRange;
 use oche_types::selection::Selection;
@@ -65,6 +66,10 @@ pub struct Recorder {
     asked: ControlReader,
     control: Control,
     takes_snapshots: bool,
+    /// Whether a flush's callers are recorded: not without memory for a trace.
+    takes_callers: bool,
+    /// Memory that may hold stacks of the guest: its RAM and the frame pool.
+    readable: Vec<PhysRange>,
     /// Whether every event is recorded and nothing else is requested.
     is_plain: bool,
     snapshots: Snapshots,
@@ -77,12 +82,14 @@ pub struct Recorder {
 
 impl Recorder {
     /// Writes the description of the trace to `memory` and begins to record there. Nothing is
-    /// recorded if the memory is too small for `layout`.
+    /// recorded if the memory is too small for `layout`. `readable` is the guest's RAM and the
+    /// frame pool, and nothing that EL2 does not map for ever as Normal memory.
     pub fn new(
         memory: PhysRange,
         layout: Layout,
         description: &Description,
         wall_clock_nanoseconds: Option<u64>,
+        readable: Vec<PhysRange>,
     ) -> Self {
         let memory = if IS_COMPILED_IN { words_of(memory) } else { &[] };
         if memory.len() < layout.total_bytes() / 8 {
@@ -109,9 +116,13 @@ impl Recorder {
             }
         }
         let counters = memory.get(ENGINE_COUNTERS).and_then(|words| words.first_chunk());
+        let rings: Vec<RingWriter> =
+            (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect();
         Self {
             statistics: LiveStatistics::new(counters.unwrap_or(&COUNTERS)),
-            rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
+            takes_callers: Control::default().has_callers && !rings.is_empty(),
+            rings,
+            readable,
             generation: memory.get(GENERATION_WORD),
             memory,
             layout,
@@ -129,6 +140,8 @@ impl Recorder {
             asked: ControlReader::default(),
             control: Control::default(),
             takes_snapshots: false,
+            takes_callers: false,
+            readable: Vec::new(),
             is_plain: true,
             snapshots: Snapshots::default(),
             moves_gauge: false,
@@ -179,35 +192,11 @@ impl Recorder {
         let are_other = control.watches != self.control.watches;
         self.control = control;
         self.takes_snapshots = snapshot::are_wanted(&control);
+        self.takes_callers = control.has_callers && !self.rings.is_empty();
         self.snapshots.forget();
         self.is_plain = control.events.is_everything() && !self.takes_snapshots;
         self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         are_other && !self.rings.is_empty()
-    }
-
-    /// Records the callers of the code that flushes `dart`, if that was requested. `callers`
-    /// returns them.
-    #[inline]
-    pub fn record_callers(
-        &mut self,
-        dart: DartId,
-        callers: impl FnOnce(u64) -> ([u64; MAX_FRAMES], usize),
-    ) {
-        if self.control.has_callers && self.context.frame_pointer != 0 {
-            let (addresses, count) = callers(self.context.frame_pointer);
-            let addresses = addresses.get(..count).expect("invariant: callers fit into their list");
-            self.record_chain(dart, addresses);
-        }
-    }
-
-    #[cold]
-    fn record_chain(&mut self, dart: DartId, addresses: &[u64]) {
-        let Some((first, rest)) = addresses.split_first() else { return };
-        self.record(&Event::Callers { dart, frames: addresses.len() as u8, first: *first });
-        for pair in rest.chunks(2) {
-            let word = |index: usize| pair.get(index).copied().unwrap_or(0);
-            self.record(&Event::Data { words: [word(0), word(1)] });
-        }
     }
 
     /// The watched ranges.
@@ -221,6 +210,11 @@ impl Recorder {
         if !IS_COMPILED_IN {
             return;
         }
+        if let Event::Flush { dart, streams } = *event
+            && self.takes_callers
+        {
+            self.record_callers(dart, streams);
+        }
         self.statistics.count(event);
         self.moves_gauge |= LiveStatistics::moves_gauge(event);
         if !self.is_plain {
@@ -231,6 +225,46 @@ impl Recorder {
         if let Some(ring) = self.rings.get_mut(self.context.cpu) {
             ring.record(&self.memory, CNTPCT_EL0.get(), self.context.program_counter, event);
         }
+    }
+
+    /// Records who called the code that began a flush, in the trap that it began in.
+    #[inline(never)]
+    fn record_callers(&mut self, dart: DartId, streams: StreamSet) {
+        if !self.is_plain {
+            return self.record_callers_as_asked(dart, streams);
+        }
+        let chain = self.callers();
+        if chain.count != 0 {
+            self.record_chain(dart, &chain);
+        }
+    }
+
+    /// With a filter, a flush without callers has a record too: the end of the one before, and so
+    /// of what its callers are responsible for, may not be recorded.
+    #[cold]
+    #[inline(never)]
+    fn record_callers_as_asked(&mut self, dart: DartId, streams: StreamSet) {
+        if self.control.events.admits_callers(&Event::Flush { dart, streams }) {
+            let chain = self.callers();
+            self.record_chain(dart, &chain);
+        }
+    }
+
+    #[inline(always)]
+    fn callers(&self) -> CallChain {
+        let TrapContext { program_counter, frame_pointer, .. } = self.context;
+        // SAFETY: of the guest's RAM and the pool, as `new` promises.
+        unsafe { callers::hw::of(frame_pointer, program_counter, &self.readable) }
+    }
+
+    #[inline(always)]
+    fn record_chain(&mut self, dart: DartId, chain: &CallChain) {
+        let TrapContext { cpu, program_counter, .. } = self.context;
+        let Some(ring) = self.rings.get_mut(cpu) else { return };
+        let (event, data) = call_chain::records(dart, chain);
+        let count = call_chain::following(chain);
+        let time = CNTPCT_EL0.get();
+        ring.record_with_data(&self.memory, time, program_counter, &event, &data, count);
     }
 
     /// The slow path, used with a filter or snapshots.

@@ -12,7 +12,7 @@ fn asked() -> Control {
         "iova 0x1000-0x1fff",
         "snapshot 100 iova 5-6",
         "watch 0x7000-0x7fff streams 1:2",
-        "callers on",
+        "callers off",
     ] {
         control.apply(line).expect(line);
     }

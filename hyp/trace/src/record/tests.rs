@@ -55,6 +55,12 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         frames: value as u8 & 0xf,
         first: u64::from(value) << 32 | 5,
     });
+    events.push(Event::CallChain {
+        dart,
+        frames: value as u8 & 0xf,
+        is_cut: flag,
+        nearest: u64::from(value) << 32 | u64::from(!value),
+    });
     for how in WatchHow::ALL {
         let at = Place { iova: IovaPage(value & 0xf_ffff), ..at };
         let (offset, bytes) = (value as u16 & 0xfff, value as u8 & 0x7f);
@@ -104,13 +110,13 @@ fn data_survives_whole_and_has_no_program_counter() {
 
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 24];
+    let mut seen = [false; 25];
     for event in events(5, true).into_iter().chain([Event::Data { words: [5; 2] }]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }
     assert_eq!(seen, core::array::from_fn(|number| ![0, 10].contains(&number)));
     assert_eq!(
-        (Kind::from_number(0), Kind::from_number(10), Kind::from_number(24)),
+        (Kind::from_number(0), Kind::from_number(10), Kind::from_number(25)),
         (None, None, None)
     );
     for kind in Kind::ALL {

@@ -405,6 +405,25 @@ macro_rules! events {
                 word("perm", permission.name()),
             )
             counts()
+
+            /// The callers of the code that flushes, as
+            /// [`call_chain`](crate::call_chain) stores them: their distances from the program
+            /// counter in bytes, signed. [`Event::Data`] with the distances after the second, 32
+            /// bits each, follow at once on the same CPU.
+            CallChain = 24, "callchain" {
+                /// The DART.
+                dart: DartId = dart(),
+                /// Number of callers, at most 10.
+                frames: u8 = detail(0, 4),
+                /// Whether the chain may go on: its end was not seen.
+                is_cut: bool = detail(4, 1),
+                /// Distance of the innermost function's return address, in bits 31:0, and of its
+                /// caller's, in bits 63:32; 0 where there is none.
+                nearest: u64 = payload(0, 64),
+            }
+            reach()
+            text(number("frames", u64::from(frames)), word("cut", if is_cut { "yes" } else { "no" }))
+            counts()
         }
     };
 }

@@ -2,12 +2,13 @@
 //! unmapped.
 //!
 //! The instruction that traps is nearly always the DART driver's. Where the trace has the flush's
-//! callers (`callers on`) and the functions' names are known, the first caller outside of the
+//! callers and the functions' names are known, the first caller outside of the
 //! kernel's DMA layer takes its place.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use oche_trace::call_chain::callers;
 use oche_trace::record::Record;
 use oche_trace::snapshot::bytes_behind;
 use oche_types::event::{Event, Kind};
@@ -41,15 +42,67 @@ const LAYER: [&str; 18] = [
 /// An instruction's bytes: a call stands right before the place that it returns to.
 const INSTRUCTION_BYTES: u64 = 4;
 
+/// By CPU, what the guest's flush under way is put down to.
+///
+/// A flush is over at its `flush_done`. Where that is not in the trace, since it was lost or a
+/// filter left it out, the next event of another instruction ends it: what happens in polls, timers
+/// and later flushes is never put down to it.
+#[derive(Clone, Debug, Default)]
+pub struct Flushes<T>(FxHashMap<u8, (u64, T)>);
+
+impl<T: Clone> Flushes<T> {
+    /// The flush whose callers are in `record` begins.
+    pub fn begin(&mut self, record: &Record, to: T) {
+        self.0.insert(record.cpu(), (record.program_counter(), to));
+    }
+
+    /// What `record` is put down to, if it is of a flush whose callers are known.
+    #[inline]
+    pub fn of(&mut self, record: &Record) -> Option<T> {
+        if self.0.is_empty() { None } else { self.find(record) }
+    }
+
+    fn find(&mut self, record: &Record) -> Option<T> {
+        let kind = record.kind();
+        if kind == Some(Kind::Filter) {
+            self.0.clear();
+        }
+        let (trapped, to) = self.0.get(&record.cpu())?;
+        // What a device did, and not a CPU, has no code, and neither have bytes.
+        if record.program_counter() == 0 {
+            return None;
+        }
+        let found = (record.program_counter() == *trapped).then(|| to.clone());
+        if found.is_none() || kind == Some(Kind::FlushDone) {
+            self.0.remove(&record.cpu());
+        }
+        found
+    }
+
+    /// Records of `cpu` are missing.
+    pub fn lose(&mut self, cpu: usize) {
+        self.0.remove(&(cpu as u8));
+    }
+}
+
+/// Return addresses that are still coming.
+#[derive(Clone, Debug)]
+struct Coming {
+    record: Record,
+    bytes: Vec<u8>,
+    wanted: usize,
+}
+
 /// Follows the records of a trace, all CPUs', in order.
 #[derive(Clone, Debug, Default)]
 pub struct ByCaller {
     /// Addresses of the DMA layer's functions.
     layer: Arc<[Range<u64>]>,
-    /// By CPU: return addresses as they come, and how many there will be.
-    coming: FxHashMap<u8, (Vec<u64>, usize)>,
-    /// By CPU: the code that the flush under way is put down to.
-    caller: FxHashMap<u8, u64>,
+    coming: FxHashMap<u8, Coming>,
+    /// The code that each flush is put down to.
+    flushes: Flushes<u64>,
+    /// By CPU: the number of the next record, if none is lost.
+    next: FxHashMap<u8, u32>,
 }
 
 impl ByCaller {
@@ -62,49 +115,60 @@ impl ByCaller {
 
     /// `record`, put down to who caused it.
     pub fn apply(&mut self, record: &Record) -> Record {
-        let cpu = record.cpu();
+        if self.layer.is_empty() {
+            return *record;
+        }
+        let (cpu, sequence) = (record.cpu(), record.sequence());
+        if self.next.insert(cpu, sequence.wrapping_add(1)).is_some_and(|next| next != sequence) {
+            self.flushes.lose(usize::from(cpu));
+            self.coming.remove(&cpu);
+        }
         match record.kind() {
-            Some(Kind::Callers) if !self.layer.is_empty() => {
-                self.caller.remove(&cpu);
-                if let Some(Event::Callers { first, .. }) = record.event() {
-                    let wanted = 1 + bytes_behind(record).unwrap_or(0) / 8;
-                    self.coming.insert(cpu, (vec![first], wanted));
-                    self.settle(cpu);
-                }
+            Some(Kind::Callers | Kind::CallChain) => {
+                self.flushes.lose(usize::from(cpu));
+                let wanted = bytes_behind(record).unwrap_or(0);
+                let coming = Coming { record: *record, bytes: Vec::new(), wanted };
+                self.coming.insert(cpu, coming);
+                self.settle(cpu);
                 return *record;
             }
             Some(Kind::Data) => {
-                if let (Some((addresses, _)), Some(Event::Data { words })) =
+                if let (Some(coming), Some(Event::Data { words })) =
                     (self.coming.get_mut(&cpu), record.event())
                 {
-                    addresses.extend(words);
+                    coming.bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
                     self.settle(cpu);
                 }
                 return *record;
             }
-            _ if self.caller.is_empty() => return *record,
             _ => {}
         }
-        let Some(caller) = self.caller.get(&cpu).copied() else { return *record };
-        if record.kind() == Some(Kind::FlushDone) {
-            self.caller.remove(&cpu);
+        match self.flushes.of(record) {
+            Some(caller) => record.with_program_counter(caller),
+            None => *record,
         }
-        // What a device did, and not a CPU, has no code.
-        if record.program_counter() == 0 { *record } else { record.with_program_counter(caller) }
     }
 
-    /// Once all of a CPU's callers are there: chooses the first outside of the layer.
+    /// Once all of a CPU's callers are there: chooses among them.
     fn settle(&mut self, cpu: u8) {
-        let Some((addresses, wanted)) = self.coming.get(&cpu) else { return };
-        if addresses.len() < *wanted {
+        if self.coming.get(&cpu).is_some_and(|coming| coming.bytes.len() < coming.wanted) {
             return;
         }
-        let calls =
-            addresses.iter().take(*wanted).map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
-        if let Some(caller) = { calls }.find(|call| !self.is_layer(*call)) {
-            self.caller.insert(cpu, caller);
+        let Some(Coming { record, mut bytes, wanted }) = self.coming.remove(&cpu) else { return };
+        bytes.truncate(wanted);
+        if let Some(caller) = self.choose(&callers(&record, &bytes).unwrap_or_default()) {
+            self.flushes.begin(&record, caller);
         }
-        self.coming.remove(&cpu);
+    }
+
+    /// The call in the first of the `callers` (return addresses, innermost first) outside of the
+    /// layer.
+    pub fn choose(&self, callers: &[u64]) -> Option<u64> {
+        if self.layer.is_empty() {
+            return None;
+        }
+        let mut calls = callers.iter().map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
+        calls.find(|call| !self.is_layer(*call))
     }
 
     fn is_layer(&self, address: u64) -> bool {
@@ -136,12 +200,55 @@ mod tests {
 
     const TRAP: u64 = 0xffff_8000_0000_0104;
 
-    fn record(cpu: u8, event: &Event) -> Record {
-        Record::new(Stamp { cpu, program_counter: TRAP, ..Stamp::default() }, event)
+    /// Records with the numbers that their CPUs give them.
+    struct Numbered {
+        by: ByCaller,
+        sequences: [u32; 3],
     }
 
+    impl Numbered {
+        fn new(symbols: &Symbols) -> Self {
+            Self { by: ByCaller::new(symbols), sequences: [7; 3] }
+        }
+
+        fn apply_from(&mut self, program_counter: u64, cpu: u8, event: &Event) -> u64 {
+            let sequence = &mut self.sequences[usize::from(cpu)];
+            let stamp = Stamp { cpu, program_counter, sequence: *sequence, time: 0 };
+            *sequence += 1;
+            let record = self.by.apply(&Record::new(stamp, event));
+            assert_eq!(record.event(), Some(*event));
+            record.program_counter()
+        }
+
+        fn apply(&mut self, cpu: u8, event: &Event) -> u64 {
+            self.apply_from(TRAP, cpu, event)
+        }
+
+        /// A chain of an IOMMU's function, the DMA layer's and the driver's, of the old kind or
+        /// the new.
+        fn chain(&mut self, is_old: bool) {
+            let dart = DartId::FIRST;
+            if is_old {
+                self.apply(1, &Event::Callers { dart, frames: 4, first: at(0x210) });
+                self.apply(1, &Event::Data { words: [at(0x408), at(0x310)] });
+                self.apply(1, &Event::Data { words: [at(0x510), 0] });
+            } else {
+                let near = |address: u64| address.wrapping_sub(TRAP) & 0xffff_ffff;
+                let nearest = near(at(0x210)) | near(at(0x408)) << 32;
+                self.apply(1, &Event::CallChain { dart, frames: 4, is_cut: false, nearest });
+                let rest = near(at(0x310)) | near(at(0x510)) << 32;
+                self.apply(1, &Event::Data { words: [rest, 0] });
+            }
+        }
+    }
+
+    fn at(offset: u64) -> u64 {
+        0xffff_8000_0000_0000 + offset
+    }
+
+    const FLUSH: Event = Event::Flush { dart: DartId::FIRST, streams: StreamSet(1) };
+
     fn symbols() -> Symbols {
-        let at = |offset: u64| 0xffff_8000_0000_0000 + offset;
         let names =
             [(at(0x100), "apple_dart_tlb"), (at(0x200), "iommu_map"), (at(0x300), "nvme_queue_rq")];
         let names =
@@ -151,34 +258,57 @@ mod tests {
 
     #[test]
     fn a_flush_is_put_down_to_the_first_caller_outside_of_the_dma_layer() {
-        let mut by = ByCaller::new(&symbols());
-        let at = |offset: u64| 0xffff_8000_0000_0000 + offset;
-        let dart = DartId::FIRST;
-        let flush = record(1, &Event::Flush { dart, streams: StreamSet(1) });
-        assert_eq!(by.apply(&flush), flush, "nothing is known");
-        by.apply(&record(1, &Event::Callers { dart, frames: 4, first: at(0x210) }));
-        by.apply(&record(1, &Event::Data { words: [at(0x408), at(0x310)] }));
-        by.apply(&record(1, &Event::Data { words: [at(0x510), 0] }));
-        assert_eq!(by.apply(&flush).program_counter(), at(0x30c));
-        assert_eq!(by.apply(&flush).event(), flush.event());
-        let other = record(2, &Event::Flush { dart, streams: StreamSet(1) });
-        assert_eq!(by.apply(&other), other, "another CPU's flush");
-        let done = record(1, &Event::FlushDone { dart, pages: 1, is_busy: false });
-        assert_eq!(by.apply(&done).program_counter(), at(0x30c));
-        assert_eq!(by.apply(&flush), flush, "another flush");
+        for is_old in [false, true] {
+            let mut by = Numbered::new(&symbols());
+            assert_eq!(by.apply(1, &FLUSH), TRAP, "nothing is known");
+            by.chain(is_old);
+            assert_eq!(by.apply(1, &FLUSH), at(0x30c));
+            assert_eq!(by.apply(2, &FLUSH), TRAP, "another CPU's flush");
+            let done = Event::FlushDone { dart: DartId::FIRST, pages: 1, is_busy: false };
+            assert_eq!(by.apply(1, &done), at(0x30c));
+            assert_eq!(by.apply(1, &FLUSH), TRAP, "another flush");
+        }
     }
 
     #[test]
-    fn a_chain_within_the_layer_and_unknown_names_change_nothing() {
-        let flush = record(1, &Event::Flush { dart: DartId::FIRST, streams: StreamSet(1) });
-        let chain = record(
-            1,
-            &Event::Callers { dart: DartId::FIRST, frames: 1, first: 0xffff_8000_0000_0210 },
-        );
+    fn a_flush_whose_end_is_missing_ends_all_the_same() {
+        let map = Event::Moved { page: oche_types::addr::Gfn(1), to: oche_types::addr::Hfn(2) };
+        let after = |act: fn(&mut Numbered)| {
+            let mut by = Numbered::new(&symbols());
+            by.chain(false);
+            assert_eq!(by.apply(1, &map), at(0x30c));
+            act(&mut by);
+            by.apply(1, &map)
+        };
+        assert_eq!(after(|_| ()), at(0x30c));
+        let poll = |by: &mut Numbered| {
+            assert_eq!(by.apply_from(TRAP + 8, 1, &FLUSH), TRAP + 8, "a poll");
+        };
+        assert_eq!(after(poll), TRAP);
+        assert_eq!(after(|by| by.sequences[1] += 1), TRAP, "a record was lost");
+        let filter = |by: &mut Numbered| {
+            by.apply(2, &Event::Filter { generation: 1, is_whole: false });
+        };
+        assert_eq!(after(filter), TRAP, "another filter");
+        let none = |by: &mut Numbered| {
+            let dart = DartId::FIRST;
+            by.apply(1, &Event::CallChain { dart, frames: 0, is_cut: true, nearest: 0 });
+        };
+        assert_eq!(after(none), TRAP, "a flush without callers");
+    }
+
+    #[test]
+    fn a_chain_that_is_cut_within_the_layer_or_by_a_loss_and_unknown_names_change_nothing() {
+        let chain = Event::Callers { dart: DartId::FIRST, frames: 1, first: at(0x210) };
         for symbols in [symbols(), Symbols::default()] {
-            let mut by = ByCaller::new(&symbols);
-            by.apply(&chain);
-            assert_eq!(by.apply(&flush), flush);
+            let mut by = Numbered::new(&symbols);
+            by.apply(1, &chain);
+            assert_eq!(by.apply(1, &FLUSH), TRAP);
         }
+        let mut by = Numbered::new(&symbols());
+        by.apply(1, &Event::Callers { dart: DartId::FIRST, frames: 3, first: at(0x210) });
+        by.sequences[1] += 1;
+        by.apply(1, &Event::Data { words: [at(0x310), at(0x510)] });
+        assert_eq!(by.apply(1, &FLUSH), TRAP);
     }
 }

@@ -25,7 +25,7 @@ Orders, each one argument; what none of them names stays as it is:
                                      this range only, both ends included
   'snapshot off' | 'snapshot 256 [streams LIST] [iova RANGE]'
                                      so many bytes of each page that a device may begin to read or has ended to write
-  'callers on' | 'callers off'       who called the code that flushes, at each flush
+  'callers on' | 'callers off'       who called for the maps and unmaps of each flush: on by default
   'watch off' | 'watch 0xbff00000-0xbff00fff [streams LIST]'
                                      one more range (of four) whose every load and store by a CPU is recorded
 
@@ -155,7 +155,7 @@ mod tests {
         let mut reader = ControlReader::default();
         assert_eq!(
             describe(&change(&hypervisor.ram, &[]).unwrap()),
-            "kinds all\nstreams all\niova all\nsnapshot off\ncallers off\nwatch off"
+            "kinds all\nstreams all\niova all\nsnapshot off\ncallers on\nwatch off"
         );
         assert_eq!(reader.changed(&hypervisor), None, "looking changes nothing");
         let asked = orders(&[
@@ -163,6 +163,7 @@ mod tests {
             "streams 0:1,1:*",
             "iova 0x1000-0x2fff",
             "snapshot 64",
+            "callers off",
             "watch 0x4000-0x4fff streams 2:3",
         ]);
         let control = change(&hypervisor.ram, &asked).unwrap();

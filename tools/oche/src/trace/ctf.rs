@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use oche_trace::call_chain::callers;
 use oche_trace::record::Record;
 use oche_trace::text::{Clock, Fields, describe_payload};
 use oche_types::event::Kind;
@@ -227,9 +228,10 @@ impl Stream {
         let packet = &mut self.packet;
         match record.kind() {
             Some(Kind::Watch | Kind::RedZone) => packet.sequence(value, 1),
-            Some(Kind::Callers) => {
-                let chain = [&record.payload().to_le_bytes(), value].concat();
-                packet.sequence(&chain, 8);
+            Some(Kind::Callers | Kind::CallChain) => {
+                let chain = callers(record, value).unwrap_or_default();
+                let bytes: Vec<u8> = chain.into_iter().flat_map(u64::to_le_bytes).collect();
+                packet.sequence(&bytes, 8);
                 packet.text(&super::output::chain(record, value, symbols));
             }
             _ => {}

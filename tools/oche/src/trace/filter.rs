@@ -5,6 +5,7 @@
 
 use std::ops::RangeInclusive;
 
+use oche_trace::call_chain::callers;
 use oche_trace::filter::iova_of;
 use oche_trace::record::Record;
 use oche_trace::snapshot::bytes_behind;
@@ -14,6 +15,7 @@ use oche_types::dart::stream::STREAMS;
 use oche_types::event::{Event, Kind};
 use rustc_hash::FxHashMap;
 
+use super::callers::Flushes;
 use super::description::TraceDescription;
 use super::lifetime::{Mapping, PLACES, StreamPlace};
 use super::symbols::Symbols;
@@ -204,7 +206,7 @@ pub struct Chooser<'a> {
     /// By place in the code: whether it is chosen.
     code: FxHashMap<u64, bool>,
     /// By CPU: whether a caller of the flush under way is chosen.
-    called: [bool; 256],
+    called: Flushes<bool>,
     /// By CPU: whether its last record with bytes in the records behind it was chosen.
     last: [bool; 256],
     /// Trapped accesses that are left out by default and not by choice.
@@ -231,7 +233,7 @@ impl<'a> Chooser<'a> {
             places,
             darts,
             code: FxHashMap::default(),
-            called: [false; 256],
+            called: Flushes::default(),
             last: [false; 256],
             accesses_left_out: 0,
         }
@@ -257,7 +259,7 @@ impl<'a> Chooser<'a> {
         if kind == Some(Kind::Data) {
             return self.last.get(cpu).copied().unwrap_or(false);
         }
-        let is_called = self.is_called(record, kind, value);
+        let is_called = self.is_called(record, value);
         let is_chosen = is_called
             && self.filter.cpu.is_none_or(|wanted| record.cpu() == wanted)
             && self.is_in_time(record.time())
@@ -379,23 +381,20 @@ impl<'a> Chooser<'a> {
     }
 
     /// Whether the code behind `record`, or a caller of the flush that it belongs to, is chosen.
-    fn is_called(&mut self, record: &Record, kind: Option<Kind>, value: &[u8]) -> bool {
+    fn is_called(&mut self, record: &Record, value: &[u8]) -> bool {
         if self.filter.caller.is_none() {
             return true;
         }
-        let cpu = usize::from(record.cpu());
-        let mut called = self.called.get(cpu).copied().unwrap_or(false);
-        if kind == Some(Kind::Callers) {
-            let words = value.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-            let chain: Vec<u64> = [record.payload()].into_iter().chain(words).collect();
-            called = chain.into_iter().any(|address| {
+        let called = if let Some(chain) = callers(record, value) {
+            let called = chain.into_iter().any(|address| {
                 self.is_code(address) || self.is_code(address.wrapping_sub(INSTRUCTION_BYTES))
             });
-        }
-        if let Some(known) = self.called.get_mut(cpu) {
-            *known = called && kind != Some(Kind::FlushDone);
-        }
-        (called && record.program_counter() != 0) || self.is_code(record.program_counter())
+            self.called.begin(record, called);
+            called
+        } else {
+            self.called.of(record).unwrap_or(false)
+        };
+        called || self.is_code(record.program_counter())
     }
 
     /// Whether `code` is chosen.

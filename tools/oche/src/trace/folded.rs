@@ -1,17 +1,19 @@
 //! What was mapped, by device and caller, as folded stacks for flame graphs:
 //! `device;outermost;...;innermost COUNT`.
 //!
-//! A stack has the callers of the flush where the trace has them (`callers on`), else the code that
+//! A stack has the callers of the flush where the trace has them else the code that
 //! flushed.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::rc::Rc;
 
+use oche_trace::call_chain::callers;
 use oche_trace::record::Record;
 use oche_types::addr::PAGE_BYTES;
-use oche_types::event::Kind;
 use rustc_hash::FxHashMap;
 
+use super::callers::Flushes;
 use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::reader::{ByteSource, TraceFile, TraceItem};
@@ -58,7 +60,14 @@ pub fn write_folded<S: ByteSource>(
         FoldedBy::Lifetime => nanoseconds_between(clock, mapping.since.time, until) / 1000,
     };
     for (item, value) in WithValues::new(trace.events_of(session)) {
-        let TraceItem::Record(record) = item else { continue };
+        let record = match item {
+            TraceItem::Record(record) => record,
+            TraceItem::Lost { cpu, .. } | TraceItem::Unreadable { cpu, .. } => {
+                folding.callers.lose(cpu);
+                continue;
+            }
+            TraceItem::Session(_) => continue,
+        };
         now = record.time().max(now);
         let is_chosen = chooser.admits(&record, &value);
         match folding.follow(&record, &value) {
@@ -96,20 +105,18 @@ struct Folding {
     counts: FxHashMap<Stack, u64>,
     /// By space, IOVA page and guest page: the stack that mapped it.
     mapped: FxHashMap<(u16, u32, u32), Stack>,
-    /// By CPU: the callers of the flush under way.
-    callers: FxHashMap<u8, Vec<u64>>,
+    /// The callers of each flush.
+    callers: Flushes<Rc<[u64]>>,
+    /// Those of the event that was followed last.
+    current: Option<Rc<[u64]>>,
 }
 
 impl Folding {
     fn follow(&mut self, record: &Record, value: &[u8]) -> MappingChange {
-        match record.kind() {
-            Some(Kind::Callers) => {
-                let words = value.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-                let chain = [record.payload()].into_iter().chain(words).collect();
-                self.callers.insert(record.cpu(), chain);
-            }
-            Some(Kind::FlushDone) => drop(self.callers.remove(&record.cpu())),
-            _ => {}
+        match callers(record, value) {
+            Some(chain) if !chain.is_empty() => self.callers.begin(record, chain.into()),
+            Some(_) => self.callers.lose(usize::from(record.cpu())),
+            None => self.current = self.callers.of(record),
         }
         self.lifetimes.apply(record)
     }
@@ -120,7 +127,7 @@ impl Folding {
 
     fn begin(&mut self, mapping: &Mapping, count: u64) {
         let own = || vec![mapping.since.program_counter];
-        let chain = self.callers.get(&mapping.since.cpu).cloned().unwrap_or_else(own);
+        let chain = self.current.as_ref().map_or_else(own, |chain| chain.to_vec());
         let mut stack = (mapping.owner, chain);
         if self.counts.len() >= MAX_STACKS && !self.counts.contains_key(&stack) {
             stack.1.clear();

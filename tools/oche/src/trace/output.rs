@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
+use oche_trace::call_chain::callers;
 use oche_trace::record::Record;
 use oche_trace::text::{Fields, Line, describe, kind_name};
 use oche_types::event::Kind;
 use serde_json::{Value, json};
 
+use super::callers::{ByCaller, Flushes};
 use super::description::{TraceDescription, plain};
 use super::filter::{Chooser, EventFilter};
 use super::reader::{ByteSource, TraceFile, TraceItem};
@@ -30,10 +32,15 @@ pub fn write_text<S: ByteSource>(
     write_events(trace, EventWriter::new(filter, symbols, false), out)
 }
 
+/// Whether callers are in `record`.
+pub(super) fn is_chain(record: &Record) -> bool {
+    matches!(record.kind(), Some(Kind::Callers | Kind::CallChain))
+}
+
 /// Return addresses for people, innermost first: `name+0x10<name+0x20`.
 pub(super) fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
-    let rest = rest.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-    let names = [record.payload()].into_iter().chain(rest).map(|address| symbols.name(address));
+    let addresses = callers(record, rest).unwrap_or_default();
+    let names = addresses.into_iter().map(|address| symbols.name(address));
     let names: Vec<String> = names.map(|name| one_word(&name).into_owned()).collect();
     names.join("<")
 }
@@ -119,6 +126,8 @@ pub struct EventWriter<'a> {
     is_json: bool,
     chooser: Option<Chooser<'a>>,
     names: NameCache<'a>,
+    by: ByCaller,
+    flushes: Flushes<u64>,
     object: Object,
     /// Of the boots before.
     left_out: u64,
@@ -127,8 +136,17 @@ pub struct EventWriter<'a> {
 impl<'a> EventWriter<'a> {
     /// Writes what `filter` chooses.
     pub fn new(filter: &'a EventFilter, symbols: &'a Symbols, is_json: bool) -> Self {
-        let (names, object) = (NameCache::new(symbols), Object(Vec::new()));
-        Self { filter, symbols, is_json, chooser: None, names, object, left_out: 0 }
+        Self {
+            filter,
+            symbols,
+            is_json,
+            chooser: None,
+            names: NameCache::new(symbols),
+            by: ByCaller::new(symbols),
+            flushes: Flushes::default(),
+            object: Object(Vec::new()),
+            left_out: 0,
+        }
     }
 
     /// How many trapped accesses were left out by default and not by choice.
@@ -147,6 +165,7 @@ impl<'a> EventWriter<'a> {
         out: &mut impl Write,
     ) -> io::Result<()> {
         self.left_out = self.accesses_left_out();
+        self.flushes = Flushes::default();
         self.chooser = Some(Chooser::new(self.filter, description, self.symbols));
         if !self.is_json {
             return write_heading(description, out);
@@ -168,30 +187,46 @@ impl<'a> EventWriter<'a> {
         description: &TraceDescription,
         out: &mut impl Write,
     ) -> io::Result<()> {
+        let code = self.code(record, value);
         if !self.chooser.as_mut().is_some_and(|chooser| chooser.admits(record, value)) {
             return Ok(());
         }
         if self.is_json {
-            return self.object(record, value, description, out);
+            return self.object(record, value, code, description, out);
         }
         let line = Line::of(record, description.clock(), description.device_of(record));
         out.write_all(line.as_bytes())?;
-        if record.kind() == Some(Kind::Callers) {
+        if is_chain(record) {
             write!(out, " chain={}", chain(record, value, self.symbols))?;
         } else if !value.is_empty() {
             write!(out, " value={}", number(value))?;
         }
-        if let Some(name) = self.names.get(record.program_counter()) {
+        if let Some(name) = self.names.get(code) {
             out.write_all(b" code=")?;
             out.write_all(one_word(name).as_bytes())?;
         }
         out.write_all(b"\n")
     }
 
+    /// The code that `record` is put down to: a caller of the flush that it belongs to, or the
+    /// instruction that trapped.
+    fn code(&mut self, record: &Record, value: &[u8]) -> u64 {
+        if !is_chain(record) {
+            return self.flushes.of(record).unwrap_or(record.program_counter());
+        }
+        let addresses = callers(record, value).unwrap_or_default();
+        match self.by.choose(&addresses) {
+            Some(caller) => self.flushes.begin(record, caller),
+            None => self.flushes.lose(usize::from(record.cpu())),
+        }
+        record.program_counter()
+    }
+
     fn object(
         &mut self,
         record: &Record,
         value: &[u8],
+        code: u64,
         description: &TraceDescription,
         out: &mut impl Write,
     ) -> io::Result<()> {
@@ -202,12 +237,12 @@ impl<'a> EventWriter<'a> {
         object.number("cpu", u64::from(record.cpu()));
         object.word("event", kind_name(record));
         describe(record, description.device_of(record), object);
-        if record.kind() == Some(Kind::Callers) {
+        if is_chain(record) {
             object.word("chain", &chain(record, value, self.symbols));
         } else if !value.is_empty() {
             object.word("value", &number(value));
         }
-        if let Some(name) = self.names.get(record.program_counter()) {
+        if let Some(name) = self.names.get(code) {
             object.word("code_name", name);
         }
         object.end(out)
@@ -224,6 +259,7 @@ impl<'a> EventWriter<'a> {
             TraceItem::Unreadable { cpu, records } => ("unreadable", cpu, records),
             TraceItem::Session(_) | TraceItem::Record(_) => return Ok(()),
         };
+        self.flushes.lose(cpu);
         if self.chooser.as_ref().is_some_and(|chooser| !chooser.has_cpu(cpu)) {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 use pcap_file::{DataLink, PcapError};
 use rustc_hash::FxHashMap;
 
+use super::callers::ByCaller;
 use super::description::{TraceDescription, plain};
 use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, MappingChange, StreamPlace};
@@ -87,6 +88,7 @@ pub struct Packets<'a, W: Write> {
     lost: u64,
     /// By CPU: a snapshot or a watched access whose bytes are still coming.
     snapshots: FxHashMap<u8, Pending>,
+    by: ByCaller,
 }
 
 /// What packets need to know of a boot.
@@ -103,6 +105,7 @@ struct Pending {
     record: Record,
     bytes: Vec<u8>,
     wanted: usize,
+    code: u64,
 }
 
 impl<'a, W: Write> Packets<'a, W> {
@@ -116,6 +119,7 @@ impl<'a, W: Write> Packets<'a, W> {
             filter,
             symbols,
             names: NameCache::new(symbols),
+            by: ByCaller::new(symbols),
             writer: PcapNgWriter::new(out).map_err(to_io)?,
             boot: None,
             interfaces: FxHashMap::default(),
@@ -144,6 +148,7 @@ impl<'a, W: Write> Packets<'a, W> {
         self.interfaces.clear();
         self.lifetimes = Lifetimes::default();
         self.mapped_in.clear();
+        self.by = ByCaller::new(self.symbols);
         Ok(())
     }
 
@@ -179,6 +184,7 @@ impl<'a, W: Write> Packets<'a, W> {
     }
 
     fn record(&mut self, record: &Record) -> io::Result<()> {
+        let code = self.by.apply(record).program_counter();
         if record.kind() == Some(Kind::Data) {
             return self.data(record);
         }
@@ -188,14 +194,14 @@ impl<'a, W: Write> Packets<'a, W> {
         }
         let change = self.lifetimes.apply(record);
         if let Some(wanted) = bytes_behind(record) {
-            let pending = Pending { record: *record, bytes: Vec::new(), wanted };
+            let pending = Pending { record: *record, bytes: Vec::new(), wanted, code };
             self.snapshots.insert(record.cpu(), pending);
             return Ok(());
         }
         if !self.admits(record, &[]) {
             return Ok(());
         }
-        let mut packet = self.packet(record);
+        let mut packet = self.packet(record, code);
         match change {
             MappingChange::Mapped { mapping, .. } => {
                 let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
@@ -237,13 +243,14 @@ impl<'a, W: Write> Packets<'a, W> {
         if !self.admits(&pending.record, &pending.bytes) {
             return Ok(());
         }
-        let mut packet = self.packet(&pending.record);
+        let mut packet = self.packet(&pending.record, pending.code);
         item(&mut packet, PacketItem::Payload, &pending.bytes);
         let original = packet.len() + pending.wanted - pending.bytes.len();
         self.write(&pending.record, packet, original)
     }
 
-    fn packet(&mut self, record: &Record) -> Vec<u8> {
+    /// The packet of `record`, which is put down to `code`.
+    fn packet(&mut self, record: &Record, code: u64) -> Vec<u8> {
         let mut packet = Vec::with_capacity(128);
         packet.extend_from_slice(&record.to_bytes());
         let boot = self.boot.as_ref();
@@ -254,7 +261,7 @@ impl<'a, W: Write> Packets<'a, W> {
         if let Some((place, boot)) = place.zip(boot) {
             item(&mut packet, PacketItem::Device, boot.description.name_of(place).as_bytes());
         }
-        if let Some(name) = self.names.get(record.program_counter()) {
+        if let Some(name) = self.names.get(code) {
             item(&mut packet, PacketItem::Code, name.as_bytes());
         }
         packet

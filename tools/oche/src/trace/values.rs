@@ -110,7 +110,7 @@ impl<I: Iterator<Item = TraceItem>> Iterator for WithValues<I> {
 /// Whether `record` is of a kind whose bytes are shown with it: a watched access, a red zone's hit,
 /// or callers.
 fn has_value(record: &Record) -> bool {
-    matches!(record.kind(), Some(Kind::Watch | Kind::RedZone | Kind::Callers))
+    matches!(record.kind(), Some(Kind::Watch | Kind::RedZone | Kind::Callers | Kind::CallChain))
 }
 
 /// A value as people read it: a number as wide as the access, and of more than eight bytes several,

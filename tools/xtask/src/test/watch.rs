@@ -23,7 +23,7 @@ use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 /// The guest's script.
 const SCRIPT: &str = include_str!("watch.sh");
 /// The IOVAs of the driver's rings: Linux allocates from the top.
-const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1;callers on";
+const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1";
 /// The function of the stock kernel's driver that fills descriptors.
 const DRIVER: &str = "virtqueue_add";
 /// Of the 64 reads before, and of those after the watch was off, so many must be seen at least.

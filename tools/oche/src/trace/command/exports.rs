@@ -263,7 +263,7 @@ Examples:
   oche trace folded boot.oche --symbols kallsyms | inferno-flamegraph > mapped.svg
   oche trace folded boot.oche --symbols kallsyms --by lifetime --device 00:01.0
 
-A line a stack: device;outermost;...;innermost COUNT. With `callers on` it has the flush's callers, else the code that
+A line a stack: device;outermost;...;innermost COUNT. It has the flush's callers where they are known, else the code that
 flushed. What is still mapped at the end counts up to there.")]
 pub(super) struct FoldedArguments {
     #[command(flatten)]

@@ -201,7 +201,7 @@ event {{
     }
     match class.kind {
         Some(Kind::Watch | Kind::RedZone) => sequence("value", "x8", text),
-        Some(Kind::Callers) => {
+        Some(Kind::Callers | Kind::CallChain) => {
             sequence("chain", "x64", text);
             text.push_str("\t\ttext _chain_names;\n");
         }

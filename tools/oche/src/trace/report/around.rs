@@ -50,7 +50,9 @@ impl Around {
         // Registers and trapped accesses are most events, and say little.
         let is_noise = matches!(
             record.kind(),
-            None | Some(Kind::Register | Kind::Access | Kind::Data | Kind::Callers)
+            None | Some(
+                Kind::Register | Kind::Access | Kind::Data | Kind::Callers | Kind::CallChain
+            )
         );
         let Some(dart) = record.dart().filter(|_| !is_noise).map(|dart| dart.index()) else {
             return;

@@ -27,6 +27,7 @@ local KINDS = {
     [21] = "callers",
     [22] = "fetched",
     [23] = "permission",
+    [24] = "callchain",
 }
 local PLACEMENTS = {
     [0] = "direct",
@@ -152,6 +153,11 @@ local FIELDS = {
         page = { word = "payload", low = 0, bits = 32 },
         permission = { word = "detail", low = 0, bits = 2 },
     },
+    callchain = {
+        frames = { word = "detail", low = 0, bits = 4 },
+        is_cut = { word = "detail", low = 4, bits = 1 },
+        nearest = { word = "payload", low = 0, bits = 64 },
+    },
 }
 -- End of the generated part.
 
@@ -203,6 +209,7 @@ local fields = {
     at_unmap = ProtoField.bool("oche.snapshot.at_unmap", "Taken at unmap"),
     payload = ProtoField.bytes("oche.payload", "Bytes of the buffer"),
     caller = ProtoField.uint64("oche.caller", "Returns to", base.HEX),
+    cut = ProtoField.bool("oche.callers.cut", "More may follow"),
     how = ProtoField.uint8("oche.watch.how", "Known", base.DEC, HOWS),
     whole = ProtoField.bool("oche.filter.whole", "Everything is recorded"),
     mapped_in = ProtoField.framenum("oche.mapped_in", "Mapped in", base.NONE, frametype.REQUEST),
@@ -441,6 +448,17 @@ function describe.watch(tree, read)
     return string.format("CPU %s %d bytes at %s, %s", write and "writes" or "reads", bytes, short(iova), HOWS[how])
 end
 
+-- The callers of a flush, as signed distances from the code.
+function describe.callchain(tree, read, record, code)
+    local frames = read.number("frames")
+    for index = 0, math.min(frames, 2) - 1 do
+        local range = record(24 + index * 4, 4)
+        tree:add(fields.caller, range, code + UInt64.new(range:le_uint(), range:le_int() < 0 and 0xffffffff or 0))
+    end
+    tree:add(fields.cut, read.range("is_cut"), read.flag("is_cut"))
+    return string.format("%d callers", frames)
+end
+
 function describe.callers(tree, read)
     tree:add(fields.caller, read.range("first"), read.long("first"))
     return string.format("%d callers", read.number("frames"))
@@ -516,7 +534,7 @@ function oche.dissector(tvb, pinfo, root)
     local pc = UInt64.new(record(16, 4):le_uint(), high)
     if pc ~= UInt64.new(0, 0) then tree:add(fields.pc, record(16, 8), pc) end
     local add = describe[name]
-    local info = add and add(tree, reader(record, name)) or name
+    local info = add and add(tree, reader(record, name), record, pc) or name
     dissect_items(tvb, pinfo, tree)
     local unmapped = unmapped_in[pinfo.number]
     if name == "map" and unmapped then tree:add(fields.unmapped_in, unmapped):set_generated() end

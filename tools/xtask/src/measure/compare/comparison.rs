@@ -2,12 +2,17 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::changes::Changes;
 use super::costs::{self, Cost};
 use super::run::{Figures, Setup};
+
+/// What the callers of a flush may cost, in instructions at EL2.
+const MAX_CALLER_INSTRUCTIONS: f64 = 300.0;
+/// Flushes of an operation: a map and an unmap.
+const FLUSHES: f64 = 2.0;
 
 /// A comparison, with what it depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,7 +41,7 @@ pub(super) struct CaseFigures {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) oche: Option<Figures>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) callers: Option<Figures>,
+    pub(super) without_callers: Option<Figures>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) untraced: Option<Figures>,
 }
@@ -47,9 +52,15 @@ impl CaseFigures {
         match setup {
             Setup::Native => self.native.as_ref(),
             Setup::Oche => self.oche.as_ref(),
-            Setup::Callers => self.callers.as_ref(),
+            Setup::WithoutCallers => self.without_callers.as_ref(),
             Setup::Untraced => self.untraced.as_ref(),
         }
+    }
+
+    /// What the callers of a flush cost, in instructions at EL2.
+    fn of_callers(&self) -> Option<f64> {
+        let el2 = |figures: Option<Figures>| figures.and_then(|figures| figures.el2);
+        Some((el2(self.oche)? - el2(self.without_callers)?) / FLUSHES)
     }
 
     /// Sets the figures on `setup`.
@@ -57,7 +68,7 @@ impl CaseFigures {
         let place = match setup {
             Setup::Native => &mut self.native,
             Setup::Oche => &mut self.oche,
-            Setup::Callers => &mut self.callers,
+            Setup::WithoutCallers => &mut self.without_callers,
             Setup::Untraced => &mut self.untraced,
         };
         *place = Some(figures);
@@ -113,7 +124,7 @@ impl Comparison {
             let name = &measured.case;
             let known = recorded.cases.iter().find(|known| known.case == *name);
             let known = known.with_context(|| format!("no figures are recorded of {name}"))?;
-            for setup in [Setup::Oche, Setup::Callers, Setup::Untraced] {
+            for setup in [Setup::Oche, Setup::WithoutCallers, Setup::Untraced] {
                 let Some(now) = measured.of(setup) else { continue };
                 let Some(then) = known.of(setup) else {
                     bail!("no figures of {name} are recorded for {}", setup.name())
@@ -178,24 +189,48 @@ impl Comparison {
         table
     }
 
+    /// What the callers of a flush cost at most, in instructions at EL2: a map is one flush, and so
+    /// is an unmap.
+    ///
+    /// # Errors
+    ///
+    /// A case costs more than [`MAX_CALLER_INSTRUCTIONS`] for a flush, or they were not measured.
+    pub(super) fn check_callers(&self) -> Result<f64> {
+        let costs = self.cases.iter().map(|case| {
+            let name = &case.case;
+            let cost = case.of_callers().with_context(|| format!("{name}: no cost of callers"))?;
+            ensure!(
+                cost > 0.0 && cost <= MAX_CALLER_INSTRUCTIONS,
+                "{name}: the callers of a flush cost {cost:.1} instructions at EL2, and may cost \
+                 {MAX_CALLER_INSTRUCTIONS}"
+            );
+            Ok(cost)
+        });
+        costs.reduce(|one, other| Ok(one?.max(other?))).context("no case was measured")?
+    }
+
     /// What the trace costs, as a table in Markdown: instructions at EL2 an operation.
     pub(super) fn trace_table(&self) -> String {
         let mut table = String::from(
-            "| case | EL2, trace off | as by default | with callers |\n|---|---|---|---|\n",
+            "| case | EL2, trace off | without callers | as by default | callers of a flush |\n\
+             |---|---|---|---|---|\n",
         );
         for case in &self.cases {
             let el2 = |setup| case.of(setup).and_then(|figures| figures.el2);
             let (Some(off), Some(on)) = (el2(Setup::Untraced), el2(Setup::Oche)) else { continue };
-            let Some(callers) = el2(Setup::Callers) else { continue };
+            let (Some(without), Some(callers)) = (el2(Setup::WithoutCallers), case.of_callers())
+            else {
+                continue;
+            };
             let added =
                 |more: f64| format!("{} (+{:.1} %)", thousands(more), 100.0 * (more / off - 1.0));
             let _ = writeln!(
                 table,
-                "| {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {callers:.0} |",
                 case.case,
                 thousands(off),
+                added(without),
                 added(on),
-                added(callers)
             );
         }
         table

@@ -28,14 +28,14 @@ pub(super) struct Cost {
     pub(super) untraced: Option<f64>,
 }
 
-/// Adds what `setup` measured to `all`. Natively nothing is trapped, and with callers nothing is
-/// added.
+/// Adds what `setup` measured to `all`. Natively nothing is trapped, and without callers
+/// nothing is added.
 ///
 /// # Errors
 ///
 /// Something did not trap, or nothing was measured.
 pub(super) fn add(all: &mut Vec<Cost>, setup: Setup, measured: Vec<(String, f64)>) -> Result<()> {
-    if matches!(setup, Setup::Native | Setup::Callers) {
+    if matches!(setup, Setup::Native | Setup::WithoutCallers) {
         return Ok(());
     }
     ensure!(!measured.is_empty(), "no single access or flush was measured");

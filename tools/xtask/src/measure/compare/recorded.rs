@@ -57,9 +57,10 @@ fn tables(comparison: &Comparison) -> [(&'static str, String); 4] {
 ///
 /// # Errors
 ///
-/// A figure is more than [`MAX_PERCENT`] worse or [`MAX_BETTER_PERCENT`] better, or was not
-/// recorded.
+/// Callers cost too much, or a figure is more than [`MAX_PERCENT`] worse or
+/// [`MAX_BETTER_PERCENT`] better, or was not recorded.
 pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -> Result<String> {
+    let callers = measured.check_callers()?;
     let Changes { compared, worse, better, far_better } = measured.compare(recorded)?;
     let circumstances = measured.circumstances(recorded);
     circumstances.iter().for_each(|line| step.line(line));
@@ -79,7 +80,10 @@ pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -
              recorded: if Oche still maps all that it is asked for, record them with `{COMMAND}`"
         );
     }
-    Ok(format!("{compared} figures, none more than {MAX_PERCENT} % worse than recorded"))
+    Ok(format!(
+        "{compared} figures, none more than {MAX_PERCENT} % worse than recorded; the callers of a \
+         flush cost at most {callers:.0}"
+    ))
 }
 
 #[cfg(test)]
@@ -125,5 +129,22 @@ mod tests {
         assert!(error.starts_with("1 of ") && error.contains("better than"), "{error}");
         let other = Comparison { compiler: "another".into(), ..recorded.clone() };
         assert!(check(&other, &recorded, &Step::silent()).is_ok());
+    }
+
+    #[test]
+    fn the_check_fails_if_the_callers_of_a_flush_cost_more_than_300_instructions() {
+        let recorded = read().unwrap();
+        let with = |cost: f64| {
+            let mut measured = recorded.clone();
+            let case = measured.cases.last_mut().unwrap();
+            let el2 = case.oche.unwrap().el2.unwrap();
+            case.without_callers.as_mut().unwrap().el2 = Some(el2 - 2.0 * cost);
+            check(&measured, &measured, &Step::silent()).map_err(|error| error.to_string())
+        };
+        assert!(with(300.0).unwrap().ends_with("cost at most 300"));
+        assert!(
+            with(300.6).unwrap_err().contains("cost 300.6 instructions at EL2, and may cost 300")
+        );
+        assert!(with(0.0).is_err(), "callers that cost nothing were not recorded");
     }
 }

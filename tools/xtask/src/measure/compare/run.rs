@@ -58,22 +58,23 @@ pub(super) enum Setup {
     Native,
     /// Oche, as by default.
     Oche,
-    /// Oche that records callers as well.
-    Callers,
+    /// Oche that does not record who called for maps and unmaps.
+    WithoutCallers,
     /// Oche with `oche.trace=0`.
     Untraced,
 }
 
 impl Setup {
     /// All of them, in the order in which they run.
-    pub(super) const ALL: [Self; 4] = [Self::Native, Self::Oche, Self::Callers, Self::Untraced];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Native, Self::Oche, Self::WithoutCallers, Self::Untraced];
 
     /// What it is, for people.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Native => "natively on an SMMUv3 with 4 KiB pages",
             Self::Oche => "on Oche",
-            Self::Callers => "on Oche that records callers",
+            Self::WithoutCallers => "on Oche that records no callers",
             Self::Untraced => "on Oche without its trace",
         }
     }
@@ -83,7 +84,7 @@ impl Setup {
         match self {
             Self::Native => "native",
             Self::Oche => "oche",
-            Self::Callers => "callers",
+            Self::WithoutCallers => "without_callers",
             Self::Untraced => "untraced",
         }
     }
@@ -92,7 +93,7 @@ impl Setup {
         let option = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
         match self {
             Self::Native | Self::Oche => Vec::new(),
-            Self::Callers => option("oche.trace-orders", "callers on"),
+            Self::WithoutCallers => option("oche.trace-orders", "callers off"),
             Self::Untraced => option("oche.trace", "0"),
         }
     }

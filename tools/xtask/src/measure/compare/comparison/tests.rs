@@ -107,9 +107,11 @@ fn the_tables_have_ratios_and_leave_out_what_was_not_measured() {
     assert_eq!(comparison.trace_table().lines().count(), 2, "callers were not measured");
     let case = comparison.cases.first_mut().unwrap();
     case.untraced = Some(Figures { el2: Some(50_000.0), ..Figures::default() });
-    case.callers = Some(Figures { el2: Some(75_000.0), ..Figures::default() });
+    case.without_callers = Some(Figures { el2: Some(59_500.25), ..Figures::default() });
     assert!(
-        comparison.trace_table().ends_with("| 50 000 | 60 000 (+20.0 %) | 75 000 (+50.0 %) |\n"),
+        comparison
+            .trace_table()
+            .ends_with("| 50 000 | 59 500 (+19.0 %) | 60 000 (+20.0 %) | 250 |\n"),
         "{}",
         comparison.trace_table()
     );

@@ -22,6 +22,7 @@ pub mod folded;
 pub mod follow;
 pub mod format;
 pub mod ftrace;
+pub mod guest_kernel;
 pub mod leaks;
 pub mod lifetime;
 pub mod live;

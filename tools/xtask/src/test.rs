@@ -10,6 +10,7 @@ mod document_commands;
 pub(crate) mod drivers;
 mod fault;
 mod guest_clock;
+mod guest_names;
 pub(crate) mod install;
 mod kernels;
 mod live_capture;

@@ -17,6 +17,7 @@ use oche::workspace;
 use oche_types::addr::IovaPage;
 use oche_types::event::{Event, Kind, WatchHow};
 
+use super::guest_names;
 use super::live_capture::LiveCapture;
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
@@ -40,7 +41,12 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("watch")?;
     let recorded = record(&folder, toolchain, step)?;
     let seen = Seen::of(&TraceFile::open(&recorded.trace)?, &recorded.symbols)?;
-    Ok(format!("{}; {} packets captured live by tshark", seen.judge()?, recorded.packets))
+    Ok(format!(
+        "{}; {} packets captured live by tshark; {} named from its memory as it names them",
+        seen.judge()?,
+        recorded.packets,
+        recorded.named
+    ))
 }
 
 /// What is left of the guest's run.
@@ -50,6 +56,8 @@ struct Recorded {
     symbols: Symbols,
     /// Packets that tshark captured meanwhile.
     packets: usize,
+    /// What is named from the guest's memory.
+    named: String,
 }
 
 fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<Recorded> {
@@ -71,10 +79,11 @@ fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<Recorded> 
         value(&boot.lines_of("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
     let mut names = disks.left()?;
     names.truncate(bytes.context("the guest left no symbols")?);
+    let named = guest_names::compare(&boot.ram(), &String::from_utf8_lossy(&names))?;
     let map = folder.join("kallsyms");
     workspace::write_whole(&map, &names)?;
     let options = SymbolOptions { symbols: Some(map), ..SymbolOptions::default() };
-    Ok(Recorded { trace, symbols: options.load()?, packets })
+    Ok(Recorded { trace, symbols: options.load()?, packets, named })
 }
 
 /// The functions that are named most often.

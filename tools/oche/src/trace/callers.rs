@@ -162,13 +162,15 @@ impl ByCaller {
     }
 
     /// The call in the first of the `callers` (return addresses, innermost first) outside of the
-    /// layer.
+    /// layer. The DART driver is innermost, and may be a module whose names are not known: what is
+    /// before the layer's first function is not what called it.
     pub fn choose(&self, callers: &[u64]) -> Option<u64> {
         if self.layer.is_empty() {
             return None;
         }
-        let mut calls = callers.iter().map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
-        calls.find(|call| !self.is_layer(*call))
+        let calls = callers.iter().map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
+        let before = calls.clone().position(|call| self.is_layer(call)).unwrap_or(0);
+        calls.skip(before).find(|call| !self.is_layer(*call))
     }
 
     fn is_layer(&self, address: u64) -> bool {
@@ -310,5 +312,16 @@ mod tests {
         by.sequences[1] += 1;
         by.apply(1, &Event::Data { words: [at(0x310), at(0x510)] });
         assert_eq!(by.apply(1, &FLUSH), TRAP);
+    }
+
+    #[test]
+    fn a_dart_driver_without_names_is_not_what_called_the_layer() {
+        let by = ByCaller::new(&symbols());
+        let (dart_driver, driver) = (0xffff_a000_0000_1004, 0xffff_a000_0100_2008);
+        let chain = [dart_driver, at(0x210), at(0x408), at(0x310)];
+        assert_eq!(by.choose(&chain), Some(at(0x30c)));
+        let unknown = [dart_driver, at(0x210), at(0x408), driver, at(0x510)];
+        assert_eq!(by.choose(&unknown), Some(driver - 4), "and not who called it");
+        assert_eq!(by.choose(&[dart_driver, at(0x310)]), Some(dart_driver - 4), "no layer");
     }
 }

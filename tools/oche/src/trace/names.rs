@@ -42,7 +42,7 @@ pub struct Names {
 }
 
 /// A function of the kernel or of a module.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Function {
     /// Its virtual address.
     pub address: u64,

@@ -14,12 +14,15 @@ use oche_trace::record::{RECORD_BYTES, Record};
 use oche_trace::ring::RingReader;
 use oche_types::event::Kind;
 
-use super::format::{ChunkHeader, ChunkKind, End, Found, Sample};
+use super::format::{ChunkHeader, ChunkKind, End, Found, MAX_PAYLOAD_BYTES, Sample};
 use super::memory::TraceMemory;
+use super::names::Names;
+use names::NameWatch;
 use output::{Output, now};
 
 pub use output::{AroundFault, Keeping};
 
+mod names;
 mod output;
 
 /// Time between two looks at the rings. A ring of 4 MiB a CPU overruns within it at 26 million
@@ -53,6 +56,8 @@ pub struct Recording {
     pub lost: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Functions of the guest whose names are in the file.
+    pub functions: u64,
     /// A fault ended it.
     pub has_fault: bool,
 }
@@ -85,7 +90,7 @@ pub fn record_previous(ram: &Path, output: &Path) -> Result<Recording> {
     let mut session = Session::begin(&memory, &mut output)?;
     session.drain()?;
     let (records, lost) = session.end()?;
-    Ok(Recording { sessions: 1, records, lost, bytes: output.bytes, has_fault: false })
+    Ok(Recording { sessions: 1, records, lost, bytes: output.bytes, ..Recording::default() })
 }
 
 /// A caller's request to the thread.
@@ -142,7 +147,7 @@ impl FileRecorder {
             records: of(records),
             lost: of(lost),
             bytes: of(bytes),
-            has_fault: false,
+            ..Recording::default()
         }
     }
 
@@ -191,9 +196,11 @@ fn record(
         let Ok(file) = File::open(ram) else { continue };
         let Some(memory) = TraceMemory::find(&file)? else { continue };
         let mut session = Session::begin(&memory, &mut output)?;
+        session.names = NameWatch::start(&file, session.machine.board.as_str());
         recording.sessions += 1;
         is_last_look |= session.follow(inbox, recording, progress)?;
         recording.has_fault |= session.fault.is_some();
+        recording.functions += session.keep_last_names()?;
         let (records, lost) = session.end()?;
         recording.records += records;
         recording.lost += lost;
@@ -214,6 +221,9 @@ struct Session<'a> {
     buffer: Vec<Record>,
     newest_ticks: u64,
     records: u64,
+    /// The looks for the guest's names, and how many functions of it have one.
+    names: Option<NameWatch>,
+    functions: u64,
     /// When a fault was seen, where one is waited for.
     fault: Option<Instant>,
 }
@@ -240,6 +250,8 @@ impl<'a> Session<'a> {
             buffer: vec![Record::default(); CHUNK_RECORDS],
             newest_ticks: 0,
             records: 0,
+            names: None,
+            functions: 0,
             fault: None,
         })
     }
@@ -281,6 +293,8 @@ impl<'a> Session<'a> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            let found: Vec<Names> = self.names.iter().flat_map(NameWatch::found).collect();
+            self.keep_names(&found)?;
             if self.output.is_full() {
                 return Ok(false);
             }
@@ -352,6 +366,26 @@ impl<'a> Session<'a> {
             counters: self.memory.counters(),
         };
         self.output.chunk(ChunkKind::Sample, ChunkHeader::default(), &sample.to_payload())
+    }
+
+    fn keep_names(&mut self, found: &[Names]) -> Result<()> {
+        for names in found {
+            self.functions += names.functions.len() as u64;
+            let mut payload = names.to_payload();
+            if payload.len() as u64 > MAX_PAYLOAD_BYTES {
+                let missing = vec!["the guest has more names than a trace keeps".to_owned()];
+                payload = Names { missing, ..Names::default() }.to_payload();
+            }
+            self.output.chunk(ChunkKind::Names, ChunkHeader::default(), &payload)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for names once more; returns how many functions have one.
+    fn keep_last_names(&mut self) -> Result<u64> {
+        let found = self.names.take().map(NameWatch::finish).unwrap_or_default();
+        self.keep_names(&found)?;
+        Ok(self.functions)
     }
 
     /// Writes what is pending, a last sample and the totals. Returns records written and records

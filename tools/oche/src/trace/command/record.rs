@@ -199,8 +199,16 @@ impl RecordArguments {
             (true, false) => "; no fault happened: the last of it was kept",
             _ => "",
         };
+        let names = match recording.functions {
+            0 if self.output == Path::new("-") => "; without names of the guest's code".to_owned(),
+            0 => format!(
+                "; without names of the guest's code: `oche trace symbols {}` says why",
+                self.output.display()
+            ),
+            functions => format!("; {functions} functions of the guest have names"),
+        };
         crate::message!(
-            "{} events, {} lost, {} KiB in {}{fault}",
+            "{} events, {} lost, {} KiB in {}{fault}{names}",
             recording.records,
             recording.lost,
             recording.bytes / 1024,

@@ -47,6 +47,8 @@ pub(super) struct Output {
     number: u32,
     /// The description of the boot, which each file begins with.
     directory: Vec<u8>,
+    /// The guest's names in this boot, which each file has.
+    names: Vec<Vec<u8>>,
     /// CPUs of which the file has records.
     begun: BTreeSet<u32>,
     /// What comes before a CPU's first records is not in this file.
@@ -80,6 +82,7 @@ impl Output {
             keeping,
             number: 1,
             directory: Vec::new(),
+            names: Vec::new(),
             begun: BTreeSet::new(),
             is_continued: false,
             held,
@@ -130,8 +133,17 @@ impl Output {
             std::fs::remove_file(&old)
                 .with_context(|| format!("removing the old trace {}", old.display()))?;
         }
-        let directory = self.directory.clone();
-        self.write_chunk(ChunkKind::Directory, ChunkHeader::default(), &directory)
+        self.write_head()
+    }
+
+    /// Writes what each file of the boot begins with.
+    fn write_head(&mut self) -> Result<()> {
+        let (directory, names) = (self.directory.clone(), self.names.clone());
+        self.write_chunk(ChunkKind::Directory, ChunkHeader::default(), &directory)?;
+        for names in names {
+            self.write_chunk(ChunkKind::Names, ChunkHeader::default(), &names)?;
+        }
+        Ok(())
     }
 
     /// Whether chunks wait for a fault.
@@ -143,8 +155,7 @@ impl Output {
     pub(super) fn release(&mut self) -> Result<()> {
         let Some(held) = self.held.take() else { return Ok(()) };
         if !self.directory.is_empty() {
-            let directory = self.directory.clone();
-            self.write_chunk(ChunkKind::Directory, ChunkHeader::default(), &directory)?;
+            self.write_head()?;
         }
         for Held { kind, header, payload, .. } in held {
             self.write_chunk(kind, header, &payload)?;
@@ -161,7 +172,14 @@ impl Output {
     ) -> Result<()> {
         if kind == ChunkKind::Directory {
             self.directory = payload.to_vec();
+            self.names.clear();
             self.begun.clear();
+        }
+        if kind == ChunkKind::Names {
+            self.names.push(payload.to_vec());
+            if self.is_waiting() {
+                return Ok(());
+            }
         }
         let Some((held, around)) = self.held.as_mut().zip(self.keeping.until_fault) else {
             return self.write_chunk(kind, header, payload);

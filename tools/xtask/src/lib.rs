@@ -19,6 +19,7 @@ pub mod hostile;
 pub mod m1;
 pub mod measure;
 pub mod mutants;
+mod next_command;
 pub mod nightly;
 pub mod ordering;
 pub mod pictures;

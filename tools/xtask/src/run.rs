@@ -18,6 +18,7 @@ use crate::guest::initramfs::{INIT_SHELL, Initramfs};
 use crate::guest::kernel::{self, KernelOptions};
 use crate::guest::module;
 use crate::guest::userland::Userland;
+use crate::next_command::{build_oche, for_shell, next_commands};
 use crate::qemu::{QemuMachine, Running, Serial, Wish};
 
 /// Options of `cargo xtask run`.
@@ -54,9 +55,12 @@ pub struct RunOptions {
     /// End the run after so many seconds; 0 means never.
     #[arg(long, default_value_t = 0)]
     pub limit: u64,
-    /// Keep the trace in this file.
+    /// Keep the trace in this file; without it, in target/run/trace.oche.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Keep no trace: for runs of days.
+    #[arg(long, conflicts_with = "trace")]
+    pub without_trace: bool,
     /// Arguments for QEMU, behind `--`: devices, disks, networks.
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub qemu: Vec<OsString>,
@@ -70,11 +74,34 @@ pub struct RunOptions {
 /// power-off.
 pub fn main(options: &RunOptions) -> Result<()> {
     check_inputs(options)?;
-    let machine = prepare(options)?;
+    let prepared = prepare(options)?;
+    if let Some(trace) = options.trace() {
+        eprintln!(
+            "Recording to {}. To watch it meanwhile, in another terminal:\n  {} trace live {}",
+            for_shell(&trace),
+            for_shell(&prepared.oche),
+            for_shell(&workspace::target().join("run").join("guest.ram"))
+        );
+    }
     if std::io::stdin().is_terminal() {
         eprintln!("The guest's console follows. Leave the shell to power off; Ctrl-A x ends QEMU.");
     }
-    start(options, &machine)
+    start(options, &prepared)
+}
+
+impl RunOptions {
+    /// The file for the trace, if one is to be kept.
+    fn trace(&self) -> Option<PathBuf> {
+        let usual = || workspace::target().join("run").join("trace.oche");
+        (!self.without_trace).then(|| self.trace.clone().unwrap_or_else(usual))
+    }
+}
+
+/// What a run needs.
+struct Prepared {
+    machine: QemuMachine,
+    /// The program that reads traces.
+    oche: PathBuf,
 }
 
 /// Refuses wrong inputs before anything is built.
@@ -94,7 +121,7 @@ fn check_inputs(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-fn prepare(options: &RunOptions) -> Result<QemuMachine> {
+fn prepare(options: &RunOptions) -> Result<Prepared> {
     let progress = Progress::new(3);
     let step = progress.step("Tools of this machine");
     let toolchain = environment::prepare(&step)?;
@@ -136,9 +163,10 @@ fn prepare(options: &RunOptions) -> Result<QemuMachine> {
     let boot = folder.join("oche.img");
     let packed =
         pack::pack(&oche, &GuestFiles { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
+    let program = build_oche(&step)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     let append = ["console=ttyAMA0".to_owned()].into_iter().chain(options.append.iter().cloned());
-    Ok(QemuMachine {
+    let machine = QemuMachine {
         cpu: options.cpu.clone(),
         cpus: options.cpus,
         memory_mib: options.memory,
@@ -147,7 +175,8 @@ fn prepare(options: &RunOptions) -> Result<QemuMachine> {
         append: append.collect::<Vec<_>>().join(" "),
         serial: Serial::Terminal,
         arguments: options.qemu.clone(),
-    })
+    };
+    Ok(Prepared { machine, oche: program })
 }
 
 /// The shell's init script; without modules there is no list to load them from.
@@ -155,20 +184,23 @@ fn shell_script(has_modules: bool) -> String {
     if has_modules { INIT_SHELL.to_owned() } else { INIT_SHELL.replacen("load_modules\n", "", 1) }
 }
 
-fn start(options: &RunOptions, machine: &QemuMachine) -> Result<()> {
+fn start(options: &RunOptions, prepared: &Prepared) -> Result<()> {
     // Ten years are for ever.
     let limit =
         Duration::from_secs(if options.limit == 0 { 10 * 365 * 86_400 } else { options.limit });
     let console = workspace::target().join("run").join("console.log");
-    let mut running = Running::start(machine, &console)?;
-    let recorder = match &options.trace {
+    let mut running = Running::start(&prepared.machine, &console)?;
+    let trace = options.trace();
+    let recorder = match &trace {
         Some(path) => Some(oche::trace::FileRecorder::start(&running.memory().open_path(), path)?),
         None => None,
     };
     let ending = running.watch(limit, |_, _| Ok(Wish::GoOn))?;
-    if let (Some(recorder), Some(path)) = (recorder, &options.trace) {
+    if let (Some(recorder), Some(path)) = (recorder, &trace) {
         let recording = recorder.finish()?;
-        eprintln!("{}: {} events, {} dropped", path.display(), recording.records, recording.lost);
+        let (records, lost) = (recording.records, recording.lost);
+        eprintln!("{}: {records} events, {lost} dropped", for_shell(path));
+        eprintln!("{}", next_commands(&prepared.oche, path));
     }
     if !ending.is_good() {
         bail!("{ending} (the console is kept in {})", display(&console));

@@ -12,6 +12,7 @@ use crate::demo::judge::judge;
 use crate::demo::summary::DemoSummary;
 use crate::demo::transfers::{TRANSFERS, TransferCost, TransferCosts};
 use crate::demo::watch::{Plan, watch};
+use crate::next_command::{build_oche, next_commands};
 
 pub mod devices;
 pub mod disks;
@@ -41,7 +42,11 @@ use prepare::{Prepared, prepare};
 /// whole log is.
 pub fn main(options: &DemoOptions) -> Result<()> {
     if options.board == DemoBoard::M1Sim {
-        return m1::main(options);
+        m1::main(options)?;
+        let oche = build_oche(&Step::silent())?;
+        let name = if options.short { "trace.oche" } else { "linux.oche" };
+        println!("{}", next_commands(&oche, &options.output().join(name)));
+        return Ok(());
     }
     let has_native = options.has_native();
     let progress = Progress::new(5 + usize::from(has_native) + options.repeat as usize);
@@ -66,6 +71,9 @@ pub fn main(options: &DemoOptions) -> Result<()> {
     }
     if options.repeat > 1 && !options.break_placement {
         println!("{good} boots of {} ended well", options.repeat);
+    }
+    if options.is_traced() {
+        println!("{}", next_commands(&prepared.oche, &options.output().join("trace.oche")));
     }
     Ok(())
 }

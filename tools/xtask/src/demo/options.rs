@@ -66,7 +66,8 @@ pub struct DemoOptions {
     /// Give up after so many seconds of one boot.
     #[arg(long, default_value_t = 420)]
     pub limit: u64,
-    /// Where results go; target/demo, or target/demo-m1 for the simulated M1.
+    /// Where results go; target/demo, or target/demo-m1 for the simulated M1, and for each variant
+    /// a folder of its own, such as target/demo-newest-short.
     #[arg(long, value_name = "FOLDER")]
     pub output: Option<PathBuf>,
     /// More arguments for QEMU, behind `--`.
@@ -98,13 +99,31 @@ impl DemoOptions {
         if self.short { Sizes::SHORT } else { Sizes::FULL }
     }
 
-    /// Where results go.
+    /// Whether the runs leave a trace that is worth a look.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        !self.without_trace && !self.without_oche && !self.break_placement
+    }
+
+    /// Where results go: each variant has a folder of its own.
     #[must_use]
     pub fn output(&self) -> PathBuf {
-        let usual = match self.board {
-            DemoBoard::QemuVirt => "demo",
-            DemoBoard::M1Sim => "demo-m1",
+        let mut usual = match self.board {
+            DemoBoard::QemuVirt => "demo".to_owned(),
+            DemoBoard::M1Sim => "demo-m1".to_owned(),
         };
+        let variants = [
+            (self.short, "short"),
+            (self.break_placement, "broken"),
+            (self.without_trace, "without-trace"),
+            (self.without_oche, "without-oche"),
+        ];
+        let kernel = self.kernel.variant();
+        let names = variants.into_iter().filter_map(|(is_it, name)| is_it.then_some(name));
+        for name in kernel.as_deref().into_iter().chain(names) {
+            usual.push('-');
+            usual.push_str(name);
+        }
         self.output.clone().unwrap_or_else(|| workspace::target().join(usual))
     }
 }
@@ -118,7 +137,7 @@ pub(crate) fn parse_option(option: &str) -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DemoOptions, parse_option};
+    use super::{DemoBoard, DemoOptions, parse_option};
 
     #[test]
     fn options_for_oche_are_taken_apart_at_the_first_equals_sign() {
@@ -133,5 +152,20 @@ mod tests {
         assert!(!options.short && !options.break_placement && options.repeat == 1);
         assert!(options.has_native());
         assert!(options.output().ends_with("target/demo"));
+        let output = |change: fn(&mut DemoOptions)| {
+            let mut options = DemoOptions::usual();
+            change(&mut options);
+            options.output().file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(output(|it| it.board = DemoBoard::M1Sim), "demo-m1");
+        assert_eq!(output(|it| (it.short, it.break_placement) = (true, true)), "demo-short-broken");
+        let newest = |it: &mut DemoOptions| {
+            it.kernel.kernel_series = crate::guest::kernel::KernelSeries::Newest;
+        };
+        assert_eq!(output(newest), "demo-newest");
+        assert_eq!(
+            output(|it| it.kernel.suite = Some("bookworm-backports".into())),
+            "demo-bookworm-backports"
+        );
     }
 }

@@ -12,11 +12,14 @@ use crate::demo::options::{DemoOptions, parse_option};
 use crate::environment;
 use crate::guest::kernel::{self, GuestKernel};
 use crate::guest::module::{self, DartModule};
+use crate::next_command::build_oche;
 
 /// The parts of the boots, made once.
 pub(super) struct Prepared {
     pub(super) kernel: GuestKernel,
     initrd: PathBuf,
+    /// The program that reads traces.
+    pub(super) oche: PathBuf,
     /// Oche with kernel and initrd, unless it is left out.
     packed: Option<PathBuf>,
     /// Two demos in one folder would write each other's disks.
@@ -55,7 +58,8 @@ pub(super) fn prepare(options: &DemoOptions, progress: &Progress) -> Result<Prep
 
     let initrd = pack_programs(options, &kernel, &module, progress)?;
 
-    let step = progress.step("Oche for EL2");
+    let step = progress.step("Oche for EL2, and its program for traces");
+    let program = build_oche(&step)?;
     let mut packed = None;
     if let Some(oche) = oche {
         step.detail("waiting for the compiler");
@@ -70,7 +74,7 @@ pub(super) fn prepare(options: &DemoOptions, progress: &Progress) -> Result<Prep
     } else {
         step.done("left out");
     }
-    Ok(Prepared { kernel, initrd, packed, _lock: lock })
+    Ok(Prepared { kernel, initrd, oche: program, packed, _lock: lock })
 }
 
 /// Packs the guest's programs, modules and script into its initramfs.

@@ -69,6 +69,22 @@ impl KernelOptions {
     }
 }
 
+impl KernelOptions {
+    /// A word for the kernel, unless it is the usual one.
+    #[must_use]
+    pub fn variant(&self) -> Option<String> {
+        let series = match self.kernel_series {
+            KernelSeries::Bookworm => Some("6.1"),
+            KernelSeries::Trixie => None,
+            KernelSeries::Newest => Some("newest"),
+        };
+        let from = self.suite.clone().or(series.map(str::to_owned));
+        let package = (self.kernel_package != PACKAGE).then(|| self.kernel_package.clone());
+        let words: Vec<String> = from.into_iter().chain(package).collect();
+        (!words.is_empty()).then(|| words.join("-"))
+    }
+}
+
 /// The package that depends on the newest kernel of a suite with pages of 4 KiB.
 const PACKAGE: &str = "linux-image-arm64";
 

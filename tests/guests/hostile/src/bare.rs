@@ -9,6 +9,7 @@ mod attacks;
 mod beside;
 mod board;
 mod calls;
+mod chains;
 mod code;
 mod copied_page;
 mod counter;
@@ -102,5 +103,6 @@ fn run_cases(report: &mut CaseReport, hidden: Hidden) {
     debug::run(report);
     unprivileged::livelocks(report);
     attacks::run(report, hidden);
+    chains::run(report, hidden);
     storm::run(report);
 }

@@ -89,8 +89,13 @@ pub(super) fn bounded_flush(stream: u64) -> Check {
 
 /// Flushes the stream, and does not wait.
 pub(super) fn start_flush(stream: u64) {
-    write(SELECT, 1 << stream);
+    select(stream);
     write(COMMAND, INVALIDATE);
+}
+
+/// Selects the stream for commands.
+pub(super) fn select(stream: u64) {
+    write(SELECT, 1 << stream);
 }
 
 /// Whether a command is in progress.

@@ -11,6 +11,7 @@ mapped at once. The format is described in docs/trace.md.
 """
 
 from .events import Event, Gap, event_of
+from .names import Names, Place
 from .reader import Device, Session, Trace, TraceError
 from .views import Buffer, Fault, Lifetime, Mapping
 
@@ -22,6 +23,8 @@ __all__ = [
     "Gap",
     "Lifetime",
     "Mapping",
+    "Names",
+    "Place",
     "Session",
     "Trace",
     "TraceError",

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple, Type, Union
 
 from .events import RECORD_BYTES, Event, Gap, Record, bytes_behind, event_of, record_of
+from .names import Names
 from .views import Buffer, Fault, Lifetime, faults, lifetimes, maps
 
 _FILE_MAGIC = b"OCHEFILE"
@@ -58,6 +59,8 @@ class Session:
     start_ticks: int
     devices: List[Device]
     chunks: Dict[int, List[_Chunk]] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+    """What the guest calls its code and its devices, as far as the trace has it."""
 
     def __post_init__(self) -> None:
         self._names: Dict[Tuple[int, int], str] = {}
@@ -133,6 +136,11 @@ class Trace:
         """Each access that was refused."""
         return faults(self.events(session))
 
+    def names(self, session: Optional[int] = None) -> Names:
+        """What the guest calls its code: `str(trace.names().find(event.pc))`."""
+        of = self._session(session)
+        return Names() if of is None else of.names
+
     def _session(self, index: Optional[int]) -> Optional[Session]:
         if index is None:
             return self.sessions[-1] if self.sessions else None
@@ -196,6 +204,14 @@ class Trace:
         elif kind == 2 and self.sessions and cpu < 32:
             chunk = _Chunk(cpu, start, count, present, checksum, first, lost, raw)
             self.sessions[-1].chunks.setdefault(cpu, []).append(chunk)
+        elif kind == 5 and self.sessions:
+            payload = self._read(start, present)
+            try:
+                if present < count or _checksum(raw, payload) != checksum:
+                    raise ValueError("its checksum is wrong")
+                self.sessions[-1].names.take(payload)
+            except ValueError as error:
+                self.warnings.append(f"the names at offset {at:#x} are damaged: {error}")
         elif kind == 2:
             self.warnings.append("records with no description before them are left out")
         return end

@@ -4,11 +4,13 @@ import io
 import json
 import os
 import random
+import struct
 import subprocess
 import tempfile
 import unittest
+import zlib
 
-from oche_trace import Event, Gap, Trace, TraceError
+from oche_trace import Event, Gap, Names, Trace, TraceError
 
 OCHE = os.environ.get("OCHE", "oche")
 TRACES = os.environ.get("OCHE_TRACES", "").split(os.pathsep)
@@ -169,6 +171,49 @@ class Damage(unittest.TestCase):
             unreadable = sum(item.records for item in items if isinstance(item, Gap))
             self.assertEqual(unreadable, figures["unreadable"] + figures["lost"])
             self.assertTrue(events or unreadable)
+
+
+class GuestNames(unittest.TestCase):
+    """The names inside a trace."""
+
+    @staticmethod
+    def payload(text):
+        compressed = zlib.compress(text.encode())
+        return struct.pack("<2Q", len(text.encode()), len(compressed)) + compressed
+
+    def test_code_is_named_as_oche_names_it(self):
+        names = Names()
+        names.take(self.payload("kernel Linux version 6.12\ndevice 0000:00:01.0 nvme\n1000 early\n"))
+        names.take(self.payload("1000 early_alias\n5000 late usb\n9000 a one\n9100 b two\nodd\n"))
+        self.assertEqual(names.kernel, "Linux version 6.12")
+        self.assertEqual(names.drivers, {"0000:00:01.0": "nvme"})
+        self.assertEqual(str(names.find(0x1004)), "early+0x4")
+        self.assertEqual(str(names.find(0x5010)), "late+0x10 [usb]")
+        self.assertIsNone(names.find(0x9004), "two modules were at the page")
+        self.assertIsNone(names.find(0xFFF))
+        self.assertIsNone(names.find(0x5000 + (2 << 20)))
+
+    def test_damage_is_an_error(self):
+        whole = self.payload("1000 early\n")
+        for damaged in (b"", whole[:15], whole[:-1], b"\x01" + whole[1:], whole[:16] + b"x" * 30):
+            with self.assertRaises(ValueError):
+                Names().take(damaged)
+
+    def test_names_of_a_trace_are_those_that_oche_prints(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, kallsyms = os.path.join(folder, "t.oche"), os.path.join(folder, "kallsyms")
+            with open(path, "wb") as out, open(TRACES[0], "rb") as whole:
+                out.write(whole.read())
+            with open(kallsyms, "w") as out:
+                out.write("ffff800008000000 T _stext\nffff800009000100 t flush\t[dart]\n")
+            oche("symbols", path, "--add", kallsyms)
+            printed = oche("symbols", path)
+            with Trace(path) as trace:
+                self.assertEqual(trace.warnings, [])
+                for line in printed.splitlines():
+                    address, _, name = line.split()[:3]
+                    place = trace.names().find(int(address, 16))
+                    self.assertEqual((place.function, place.offset), (name, 0))
 
 
 if __name__ == "__main__":

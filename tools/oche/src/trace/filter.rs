@@ -80,7 +80,7 @@ pub struct Whom {
     pub dart: Option<u8>,
     /// Only these streams, if there are any.
     pub streams: Vec<StreamChoice>,
-    /// Only devices whose name contains this.
+    /// Only devices whose name, or whose driver's, contains this.
     pub device: Option<String>,
 }
 
@@ -98,10 +98,7 @@ impl Whom {
         };
         self.dart.is_none_or(|dart| usize::from(dart) == place.dart())
             && (self.streams.is_empty() || self.streams.iter().any(is_of))
-            && self
-                .device
-                .as_ref()
-                .is_none_or(|wanted| description.name_of(place).contains(wanted.as_str()))
+            && self.device.as_ref().is_none_or(|wanted| description.is_called(place, wanted))
     }
 }
 

@@ -16,6 +16,7 @@ use super::control;
 use super::description::TraceDescription;
 use super::format::{ChunkKind, FILE_MAGIC, Found, Sample};
 use super::memory::{TraceMemory, by_name};
+use super::names::Names;
 use super::stream::ChunkStream;
 
 /// Records that are taken in one go, so that the screen answers in between.
@@ -33,6 +34,9 @@ pub trait Follower {
 
     /// So many records of `cpu` are lost before its next one.
     fn lose(&mut self, cpu: usize, records: u64);
+
+    /// What the guest calls its code and devices. Several add up.
+    fn learn(&mut self, _names: Names) {}
 
     /// The hypervisor's counters.
     fn count(&mut self, counters: Vec<(String, u64)>);
@@ -286,7 +290,13 @@ impl Stream {
                         follower.count(by_name(&sample.counters));
                     }
                 }
-                Some(ChunkKind::End | ChunkKind::Names) | None => {}
+                // Damaged names are as none.
+                Some(ChunkKind::Names) => {
+                    if let Ok(names) = Names::from_payload(&payload) {
+                        follower.learn(names);
+                    }
+                }
+                Some(ChunkKind::End) | None => {}
             }
         }
         Ok(true)

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::callers::by_caller;
-use super::description::TraceDescription;
+use super::description::{TraceDescription, labelled};
 use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::maps::{BufferRow, buffers, permission_letters, row, write_rows};
@@ -48,6 +48,8 @@ pub struct Leaks {
 pub struct Group {
     /// The device.
     pub device: String,
+    /// The driver that the guest has bound to it, where the trace has that.
+    pub driver: Option<String>,
     /// The DART's number.
     pub dart: usize,
     /// The stream's number.
@@ -206,6 +208,7 @@ impl Group {
     fn of(mapping: &Mapping, kind: &KindOf, description: &TraceDescription) -> Self {
         Self {
             device: description.name_of(mapping.owner),
+            driver: description.driver_of(mapping.owner).map(str::to_owned),
             dart: mapping.owner.dart(),
             stream: mapping.owner.stream(),
             permission: permission_letters(mapping),
@@ -280,7 +283,7 @@ pub fn write_leaks(leaks: &Leaks, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "  {:<26} {:<4} {:>8} {:>8} {:>10} {:>10} {:>10}",
-            group.device,
+            labelled(&group.device, group.driver.as_deref()),
             group.permission,
             group.pages,
             group.peak_pages,
@@ -293,7 +296,7 @@ pub fn write_leaks(leaks: &Leaks, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "\n{}: these stayed while later ones of their kind came and went",
-            group.device
+            labelled(&group.device, group.driver.as_deref())
         )?;
         let rows: Vec<BufferRow> =
             group.suspects.iter().map(|suspect| suspect.buffer.clone()).collect();

@@ -1,6 +1,7 @@
 //! `oche trace live`: a screen of what devices may reach, over a running guest or over a trace as
 //! it is written.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use state::State;
 
 use super::filter::EventFilter;
 use super::filter::options::{IovaOptions, WhomOptions};
-use super::follow::LiveSource;
+use super::follow::{Follower, LiveSource};
+use super::names::Function;
+use super::recorder::NameWatch;
 use super::signals::Signals;
 use super::symbols::{SymbolOptions, Symbols};
 
@@ -62,12 +65,12 @@ impl LiveArguments {
         }
         let symbols = self.symbols.load()?;
         let mut live = Live::new(&self.file)?;
-        live.state.know(&symbols);
+        live.know(symbols);
         let (whom, iova) = (self.whom.unchecked(), self.iova.range());
         live.choose(EventFilter { whom, iova, ..EventFilter::default() });
         let signals = Signals::catch()?;
         let mut terminal = ratatui::try_init().context("taking over the terminal")?;
-        let result = live.run(&mut terminal, &symbols, &signals);
+        let result = live.run(&mut terminal, &signals);
         ratatui::restore();
         result
     }
@@ -90,6 +93,20 @@ struct Live {
     answered_at: Instant,
     /// When the newest event came, for time to pass behind it.
     newest: (u64, Instant),
+    symbols: Symbols,
+    guest: GuestNames,
+}
+
+/// The guest's own names, where no file has them.
+#[derive(Default)]
+struct GuestNames {
+    /// A file has them.
+    is_given: bool,
+    ram: PathBuf,
+    /// The boot that they are of, as the state counts them.
+    boot: u64,
+    watch: Option<NameWatch>,
+    functions: Vec<Function>,
 }
 
 impl Live {
@@ -102,7 +119,40 @@ impl Live {
             view: View { source: super::description::plain(&name), ..View::default() },
             answered_at: Instant::now(),
             newest: (0, Instant::now()),
+            symbols: Symbols::default(),
+            guest: GuestNames { ram: path.to_owned(), ..GuestNames::default() },
         })
+    }
+
+    /// Has code named by `symbols`; by the guest's own names where these are none.
+    fn know(&mut self, symbols: Symbols) {
+        self.guest.is_given = !symbols.is_empty();
+        self.state.know(&symbols);
+        self.symbols = symbols;
+    }
+
+    /// Takes the names of the guest's code that have come, or are found in its memory.
+    fn learn(&mut self) {
+        if self.guest.boot != self.state.sessions {
+            let ram =
+                matches!(self.source, LiveSource::Ram(_)).then(|| File::open(&self.guest.ram));
+            let board = self.state.description.as_ref().map(|of| of.machine.board);
+            self.guest.boot = self.state.sessions;
+            self.guest.functions.clear();
+            self.guest.watch = match (ram, board) {
+                (Some(Ok(ram)), Some(board)) => NameWatch::start(&ram, board.as_str()),
+                _ => None,
+            };
+        }
+        let found: Vec<_> = self.guest.watch.iter().flat_map(NameWatch::found).collect();
+        found.into_iter().for_each(|names| self.state.learn(names));
+        let learned = std::mem::take(&mut self.state.learned);
+        if self.guest.is_given || learned.iter().all(|names| names.functions.is_empty()) {
+            return;
+        }
+        self.guest.functions.extend(learned.into_iter().flat_map(|names| names.functions));
+        self.symbols = Symbols::of(self.guest.functions.iter().cloned());
+        self.state.know(&self.symbols);
     }
 
     /// Has only what `filter` chooses shown, and the screen say so.
@@ -113,12 +163,7 @@ impl Live {
         self.state.choose(filter);
     }
 
-    fn run(
-        &mut self,
-        terminal: &mut ratatui::DefaultTerminal,
-        symbols: &Symbols,
-        signals: &Signals,
-    ) -> Result<()> {
+    fn run(&mut self, terminal: &mut ratatui::DefaultTerminal, signals: &Signals) -> Result<()> {
         while !signals.is_caught() {
             self.update()?;
             terminal
@@ -127,7 +172,7 @@ impl Live {
                         frame,
                         self.frozen.as_ref().unwrap_or(&self.state),
                         &self.view,
-                        symbols,
+                        &self.symbols,
                     )
                 })
                 .context("drawing")?;
@@ -154,6 +199,7 @@ impl Live {
     fn update(&mut self) -> Result<()> {
         let begun = Instant::now();
         while self.source.poll(&mut self.state)? && begun.elapsed() < FRAME {}
+        self.learn();
         if self.newest.0 != self.state.newest_ticks {
             self.newest = (self.state.newest_ticks, Instant::now());
         }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::callers::by_caller;
-use super::description::TraceDescription;
+use super::description::{TraceDescription, labelled};
 use super::filter::{Chooser, EventFilter};
 use super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::reader::{ByteSource, TraceFile, TraceItem};
@@ -36,6 +36,8 @@ pub struct Maps {
 pub struct DeviceMaps {
     /// The device.
     pub device: String,
+    /// The driver that the guest has bound to it, where the trace has that.
+    pub driver: Option<String>,
     /// The DART's number.
     pub dart: usize,
     /// The stream's number.
@@ -138,6 +140,7 @@ pub fn maps<S: ByteSource>(
             owner = Some(place);
             devices.push(DeviceMaps {
                 device: description.name_of(place),
+                driver: description.driver_of(place).map(str::to_owned),
                 dart: place.dart(),
                 stream: place.stream(),
                 shared_with: lifetimes
@@ -178,7 +181,12 @@ pub fn places<S: ByteSource>(trace: &TraceFile<S>, session: usize) -> Vec<Stream
 /// `nvme (DART 0 stream 1), ...`
 pub fn name_all(places: &[StreamPlace], description: &TraceDescription) -> String {
     let names = places.iter().map(|place| {
-        format!("{} (DART {} stream {})", description.name_of(*place), place.dart(), place.stream())
+        format!(
+            "{} (DART {} stream {})",
+            description.label_of(*place),
+            place.dart(),
+            place.stream()
+        )
     });
     names.collect::<Vec<_>>().join(", ")
 }
@@ -237,7 +245,8 @@ pub fn write_maps(maps: &Maps, out: &mut impl Write) -> io::Result<()> {
         )?;
     }
     for device in &maps.devices {
-        write!(out, "\n{}  DART {} stream {}  ", device.device, device.dart, device.stream)?;
+        let label = labelled(&device.device, device.driver.as_deref());
+        write!(out, "\n{label}  DART {} stream {}  ", device.dart, device.stream)?;
         write!(out, "{}, {}", many(device.pages, "page"), size(device.pages * PAGE_BYTES as u64))?;
         if !device.shared_with.is_empty() {
             write!(out, ", shared with {}", device.shared_with.join(", "))?;

@@ -14,7 +14,7 @@
 //! A function's line has its address in hexadecimal, its name, and its module where it is one's.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
+use std::io::{BufRead, BufReader, Read, Write as _};
 
 use anyhow::{Context, Result, bail};
 use flate2::read::ZlibDecoder;
@@ -25,6 +25,8 @@ use super::format::word;
 
 /// The longest text that is read, in bytes: a kernel with all its modules has some 10 MB.
 const LONGEST: u64 = 128 << 20;
+/// The longest text before the functions that is read for the devices alone, in bytes.
+const LONGEST_DEVICES: u64 = 4 << 20;
 /// Where the compressed text begins in the chunk's payload.
 const TEXT_OFFSET: usize = 16;
 
@@ -62,6 +64,11 @@ pub struct DeviceName {
 }
 
 impl Names {
+    /// The devices that have a driver, and its name.
+    pub fn bound(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.devices.iter().filter_map(|of| Some((&*of.name, of.driver.as_deref()?)))
+    }
+
     /// The payload of the chunk.
     pub fn to_payload(&self) -> Vec<u8> {
         let text = self.text();
@@ -95,6 +102,23 @@ impl Names {
             bail!("it has {} bytes of text instead of {wanted}", text.len());
         }
         Ok(Self::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// The devices in a chunk's payload, which come before the functions: they alone are unpacked.
+    /// What is damaged is left out.
+    pub fn devices_in(payload: &[u8]) -> Self {
+        let compressed = payload.get(TEXT_OFFSET..).unwrap_or_default();
+        let mut lines = BufReader::new(ZlibDecoder::new(compressed).take(LONGEST_DEVICES)).lines();
+        let mut text = String::new();
+        while let Some(Ok(line)) = lines.next() {
+            let first = line.split(' ').next().unwrap_or_default();
+            if u64::from_str_radix(first, 16).is_ok() {
+                break;
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Self::parse(&text)
     }
 
     /// The names in a copy of `/proc/kallsyms` or in a `System.map`: its code.

@@ -260,6 +260,7 @@ impl<S: ByteSource> TraceFile<S> {
             && let Some(session) = self.sessions.last_mut()
         {
             session.names.push((payload_offset, present));
+            session.description.learn_drivers(Names::devices_in(&payload).bound());
         }
         if !is_sound || self.take_payload(kind, &payload).is_none() {
             let what = if is_cut_off { "cut off" } else { "damaged" };

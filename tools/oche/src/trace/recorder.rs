@@ -17,9 +17,9 @@ use oche_types::event::Kind;
 use super::format::{ChunkHeader, ChunkKind, End, Found, MAX_PAYLOAD_BYTES, Sample};
 use super::memory::TraceMemory;
 use super::names::Names;
-use names::NameWatch;
 use output::{Output, now};
 
+pub use names::NameWatch;
 pub use output::{AroundFault, Keeping};
 
 mod names;

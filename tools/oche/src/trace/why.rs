@@ -204,6 +204,7 @@ impl Asker<'_> {
         let incidents = story.incidents.len().saturating_sub(LISTED);
         DeviceAnswer {
             device: self.description.name_of(place),
+            driver: self.description.driver_of(place).map(str::to_owned),
             dart: place.dart(),
             stream: place.stream(),
             at_ns: at.map_or_else(
@@ -259,7 +260,7 @@ impl Asker<'_> {
         sentences.extend(self.granule_sentence(story, now.is_some()));
         if !story.partners.is_empty() {
             let names: Vec<String> =
-                story.partners.iter().map(|other| self.description.name_of(*other)).collect();
+                story.partners.iter().map(|other| self.description.label_of(*other)).collect();
             sentences
                 .push(format!("{} uses the same tables and reaches the same.", names.join(", ")));
         }

@@ -124,6 +124,8 @@ pub struct Finding {
     pub cpu: u8,
     /// The device.
     pub device: String,
+    /// The driver that the guest has bound to it, where the trace has that.
+    pub driver: Option<String>,
     /// The DART's number.
     pub dart: usize,
     /// The stream's number.
@@ -279,6 +281,7 @@ impl<'a> Reporter<'a> {
             time_ns: self.clock.nanoseconds(record.time()),
             cpu: record.cpu(),
             device: self.description.name_of(place),
+            driver: self.description.driver_of(place).map(str::to_owned),
             dart: place.dart(),
             stream: place.stream(),
             iova: iova.map(|iova| format!("{iova:#x}")),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::super::check::{self, CheckOptions, CheckReport, Detector};
 use super::super::clock::ClockOptions;
+use super::super::description::labelled;
 use super::super::filter::options::{ChoiceOptions, TimeOptions, WhomOptions, refuse_moment};
 use super::super::filter::{EventFilter, Whom};
 use super::super::leaks::{leaks, write_leaks};
@@ -259,7 +260,7 @@ fn write_report(report: &CheckReport, reports_hints: bool, out: &mut impl Write)
             out,
             "{}: {} (DART {} stream {}) at {} s on CPU {}{}\n    {}{}",
             finding.detector.name(),
-            finding.device,
+            labelled(&finding.device, finding.driver.as_deref()),
             finding.dart,
             finding.stream,
             seconds(zero, finding.time_ns),

@@ -18,7 +18,7 @@ use super::{CallerChoice, EventFilter, KindSet, StreamChoice, Whom};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "What is shown")]
 pub struct WhomOptions {
-    /// Show only devices whose name contains this
+    /// Show only devices whose name, or whose driver's, contains this
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// Show only this DART, by number
@@ -65,8 +65,8 @@ pub struct ChoiceOptions {
     /// Show only this CPU, by number
     #[arg(long, value_name = "NUMBER")]
     cpu: Option<u8>,
-    /// Show only what the guest's functions did whose name contains this (with --symbols or
-    /// --vmlinux), or the instruction at this 0x... address
+    /// Show only what the guest's functions did whose name contains this (by the trace's names,
+    /// --symbols or --vmlinux), or the instruction at this 0x... address
     #[arg(long, value_name = "NAME", value_parser = parse_caller)]
     caller: Option<CallerChoice>,
 }
@@ -111,12 +111,16 @@ impl WhomOptions {
         let sessions = || trace.sessions.iter().map(|session| &session.description);
         if let Some(wanted) = &whom.device {
             let places = || (0..PLACES).filter_map(StreamPlace::from_index);
-            let is_name = |of: &super::TraceDescription| {
-                places().any(|place| of.name_of(place).contains(wanted.as_str()))
-            };
+            let is_name =
+                |of: &super::TraceDescription| places().any(|place| of.is_called(place, wanted));
             if !sessions().any(is_name) {
-                let names: BTreeSet<&str> = sessions().flat_map(|of| of.names()).collect();
-                let names: Vec<&str> = names.into_iter().collect();
+                let is_named = |of: &super::TraceDescription, place: &StreamPlace| {
+                    of.names().any(|name| name == of.name_of(*place))
+                };
+                let names: BTreeSet<String> = sessions()
+                    .flat_map(|of| places().filter(|at| is_named(of, at)).map(|at| of.label_of(at)))
+                    .collect();
+                let names: Vec<String> = names.into_iter().collect();
                 bail!("no device's name contains {wanted}; the trace names {}", names.join(", "));
             }
         }

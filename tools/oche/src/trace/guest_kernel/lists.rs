@@ -6,6 +6,8 @@ use super::walk::PageTables;
 
 /// Bytes that are read with one walk: no page is smaller.
 const PAGE: u64 = 4096;
+/// How often a list is read that changed meanwhile.
+const TRIES: usize = 8;
 
 /// Memory by the kernel's own page tables.
 #[derive(Clone, Copy)]
@@ -64,6 +66,18 @@ impl<'a> Virtual<'a> {
     ///
     /// It changed meanwhile, or is none: it does not lead forth and back the same way to its head.
     pub(super) fn list(self, head: u64, most: usize) -> Result<Vec<u64>, String> {
+        // A guest that runs may change a list at any moment; it does not do so all the time.
+        let mut last = self.walk(head, most);
+        for _ in 1..TRIES {
+            if last.is_ok() {
+                break;
+            }
+            last = self.walk(head, most);
+        }
+        last
+    }
+
+    fn walk(self, head: u64, most: usize) -> Result<Vec<u64>, String> {
         let changed = || "the list of them is damaged, or changed as it was read".to_owned();
         let mut entries = Vec::new();
         let mut last = head;

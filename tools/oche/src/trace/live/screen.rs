@@ -129,10 +129,14 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
         .chosen
         .min(state.streams().len().saturating_sub(1))
         .saturating_sub(room.saturating_sub(1));
+    // Beside the other columns, the gaps between them, and the borders.
+    let name_room = usize::from(area.width.saturating_sub(5 + 9 + 3 * 7 + 6 + 6 + 2));
     let rows = state.streams().iter().skip(first).map(|(place, stream)| {
         let rates = second.rates(*place);
         let alarms = stream.faults + stream.red_zones + stream.refused;
-        let names = [format!("{}:{}", place.0.index(), place.1.index()), state.name(*place)];
+        let label = state.label(*place);
+        let name = if label.len() <= name_room { label } else { state.name(*place) };
+        let names = [format!("{}:{}", place.0.index(), place.1.index()), name];
         let figures = [
             size(stream.mapped * PAGE_BYTES as u64),
             number(rates.maps),
@@ -201,7 +205,7 @@ fn draw_space(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
     let (scale, rows) = picture::draw(&stream.pages, usize::from(width), height);
     let title = format!(
         " IOVA space of {}: {} pages mapped, a cell is {} ",
-        state.name(place),
+        state.label(place),
         number(stream.mapped),
         size(scale * PAGE_BYTES as u64)
     );

@@ -11,10 +11,11 @@ use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 
 use crate::trace::callers::ByCaller;
-use crate::trace::description::{TraceDescription, plain};
+use crate::trace::description::TraceDescription;
 use crate::trace::filter::EventFilter;
 use crate::trace::follow::Follower;
 use crate::trace::lifetime::{PLACES, StreamPlace};
+use crate::trace::names::Names;
 use crate::trace::symbols::Symbols;
 
 /// Seconds of rates that are kept, a bucket each.
@@ -45,6 +46,8 @@ pub(super) struct State {
     history: VecDeque<Second>,
     /// Only these events are shown.
     filter: EventFilter,
+    /// What the guest calls its code, as it came, to be taken.
+    pub(super) learned: Vec<Names>,
     /// By stream, where not all are shown: whether its device is.
     places: Option<Arc<[bool]>>,
 }
@@ -160,9 +163,24 @@ impl State {
 
     /// The name of the device that `place` stands for.
     pub(super) fn name(&self, place: (DartId, StreamId)) -> String {
-        let named =
-            self.description.as_ref().and_then(|description| description.device(place.0, place.1));
-        named.map_or_else(|| format!("dart{}/stream{}", place.0.index(), place.1.index()), plain)
+        self.named(place, TraceDescription::name_of)
+    }
+
+    /// The device that `place` stands for, with its driver.
+    pub(super) fn label(&self, place: (DartId, StreamId)) -> String {
+        self.named(place, TraceDescription::label_of)
+    }
+
+    fn named(
+        &self,
+        place: (DartId, StreamId),
+        name: impl FnOnce(&TraceDescription, StreamPlace) -> String,
+    ) -> String {
+        let at = StreamPlace::new(place.0, place.1);
+        self.description.as_ref().map_or_else(
+            || format!("dart{}/stream{}", at.dart(), at.stream()),
+            |description| name(description, at),
+        )
     }
 
     /// The places in the guest's code that caused most events, with how many.
@@ -187,16 +205,21 @@ impl State {
     }
 }
 
+/// By stream, where `filter` does not choose all: whether its device is chosen.
+fn chosen(filter: &EventFilter, description: &TraceDescription) -> Option<Arc<[bool]>> {
+    let is_chosen = |index| {
+        let place = StreamPlace::from_index(index);
+        place.is_some_and(|place| filter.whom.admits(place, description))
+    };
+    (!filter.is_any()).then(|| (0..PLACES).map(is_chosen).collect())
+}
+
 impl Follower for State {
     /// Another boot of Oche: nothing of the one before holds.
     fn begin(&mut self, description: TraceDescription) {
         let by = std::mem::take(&mut self.by);
         let filter = std::mem::take(&mut self.filter);
-        let is_chosen = |index| {
-            let place = StreamPlace::from_index(index);
-            place.is_some_and(|place| filter.whom.admits(place, &description))
-        };
-        let places = (!filter.is_any()).then(|| (0..PLACES).map(is_chosen).collect());
+        let places = chosen(&filter, &description);
         *self = Self {
             places,
             filter,
@@ -205,6 +228,14 @@ impl Follower for State {
             by,
             ..Self::default()
         };
+    }
+
+    fn learn(&mut self, names: Names) {
+        if let Some(description) = &mut self.description {
+            description.learn_drivers(names.bound());
+            self.places = chosen(&self.filter, description);
+        }
+        self.learned.push(names);
     }
 
     fn lose(&mut self, _: usize, records: u64) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::trace::filter::{StreamChoice, Whom};
 use crate::trace::memory::tests::{Hypervisor, dart};
+use crate::trace::names::{DeviceName, Names};
 use crate::trace::recorder::FileRecorder;
 use oche_trace::control::ControlReader;
 use oche_types::addr::{Gfn, IovaPage};
@@ -94,6 +95,32 @@ fn the_screen_shows_devices_rates_code_space_and_faults_of_a_running_guest() {
     let shown = picture(&live, &Symbols::default());
     assert_shows(&shown, &["IOVA space of dart0/stream2", "0x00deadb000 x", "0xffff8002cb417"]);
     assert_eq!(live.press(KeyCode::Char('q')), Next::Quit);
+}
+
+#[test]
+fn the_screen_names_code_and_drivers_as_a_trace_that_is_read_does() {
+    let hypervisor = play();
+    let mut live = Live::new(&hypervisor.ram).unwrap();
+    live.update().unwrap();
+    let address = 0xffff_8000_0000_0000 | (3 * SECOND) << 2;
+    let names = |function: &str, driver: &str| Names {
+        devices: vec![DeviceName { name: "0000:00:01.0".into(), driver: Some(driver.into()) }],
+        functions: vec![Function { address, name: function.into(), module: Some("nvme".into()) }],
+        ..Names::default()
+    };
+    live.state.learn(names("nvme_unmap", "nvme"));
+    live.update().unwrap();
+    let shown = picture(&live, &live.symbols);
+    let wanted = ["0:1   0000:00:01.0  ", "space of 0000:00:01.0 (nvme):", "nvme_unmap [nvme]"];
+    assert_shows(&shown, &wanted);
+    let mut wide = Terminal::new(TestBackend::new(150, 32)).unwrap();
+    wide.draw(|frame| screen::draw(frame, &live.state, &live.view, &live.symbols)).unwrap();
+    assert_shows(&wide.backend().to_string(), &["0:1   0000:00:01.0 (nvme) "]);
+    // Names that were asked for are not replaced.
+    live.know(Symbols::new(vec![(address, "asked_for".into())], 0));
+    live.state.learn(names("learned", "nvme"));
+    live.update().unwrap();
+    assert_shows(&picture(&live, &live.symbols), &["asked_for"]);
 }
 
 #[test]

@@ -71,3 +71,20 @@ fn code_alone_is_taken_from_kallsyms() {
     let module = ("apple_dart_probe".to_owned(), Some("apple_dart".to_owned()));
     assert_eq!(names, [("_text".to_owned(), None), module]);
 }
+
+#[test]
+fn the_devices_alone_are_those_of_the_whole_text() {
+    let mut names = some();
+    let devices = Names::devices_in(&names.to_payload());
+    assert_eq!(devices, Names { functions: Vec::new(), ..some() });
+    assert_eq!(devices.bound().collect::<Vec<_>>(), [("0000:00:01.0", "nvme")]);
+    names.devices.clear();
+    assert_eq!(Names::devices_in(&names.to_payload()).devices, []);
+    let payload = some().to_payload();
+    for at in 0..payload.len() {
+        let mut damaged = payload.clone();
+        damaged[at] ^= 0x55;
+        assert!(Names::devices_in(&damaged).devices.len() <= 2, "at {at}");
+        assert!(Names::devices_in(&payload[..at]).devices.len() <= 2, "up to {at}");
+    }
+}

@@ -67,7 +67,7 @@ impl<W: Write> Writer<'_, W> {
             return Ok(uuid);
         }
         let dart = self.dart_track(place.dart())?;
-        let name = format!("stream {}: {}", place.stream(), self.description.name_of(place));
+        let name = format!("stream {}: {}", place.stream(), self.description.label_of(place));
         self.declare(TrackDescriptor {
             parent_uuid: Some(dart),
             ..TrackDescriptor::named(uuid, &name)

@@ -404,3 +404,19 @@ fn a_function_that_is_known_is_named_at_the_end_of_its_line() {
     let text = String::from_utf8(out).unwrap();
     assert!(text.lines().last().unwrap().ends_with(" seq=29 code=reset_vector+0x4"), "{text}");
 }
+
+#[test]
+fn devices_have_the_drivers_that_the_traces_names_give_them() {
+    use crate::trace::names::{DeviceName, Names};
+    let mut made = crate::trace::made::Made::new();
+    let device = DeviceName { name: "nvme".into(), driver: Some("nvme_pci".into()) };
+    made.names = vec![
+        Names { devices: vec![device], ..Names::default() },
+        // As a guest shuts down it has no devices left.
+        Names::default(),
+    ];
+    let trace = made.open();
+    let at = crate::trace::made::at(0, 1, 0);
+    let place = crate::trace::lifetime::StreamPlace::new(at.dart, at.stream);
+    assert_eq!(trace.sessions[0].description.label_of(place), "nvme (nvme_pci)");
+}

@@ -15,8 +15,11 @@ use super::super::names::{DeviceName, Function, Names};
 /// Time until the first look, and between two.
 const FIRST: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_secs(4);
-/// As many times as long as a look took are waited until the next: it takes 5 % of a CPU at most.
-const REST: u32 = 20;
+/// As many times as long as a look took are waited until the next: at first, for devices and
+/// modules come one after the other as a guest boots, and at most, which takes 5 % of a CPU. Each
+/// look that finds nothing new doubles it.
+const FIRST_REST: u32 = 1;
+const MAX_REST: u32 = 20;
 
 /// The boards, and where their RAM begins, which a RAM file begins with. Source: QEMU
 /// `hw/arm/virt.c`, `base_memmap`; m1n1 `src/memory.c`, of a t8103.
@@ -24,7 +27,7 @@ const BOARDS: [(&str, u64); 2] = [("qemu-virt", 0x4000_0000), ("m1", 0x8_0000_00
 
 /// The looks at one boot's names.
 #[derive(Debug)]
-pub(super) struct NameWatch {
+pub struct NameWatch {
     /// Hung up when the last look is to be made.
     end: Sender<()>,
     found: Receiver<Names>,
@@ -33,7 +36,7 @@ pub(super) struct NameWatch {
 
 impl NameWatch {
     /// Looks from now on into the RAM file, which is of `board`. `None`: no board that is known.
-    pub(super) fn start(ram: &File, board: &str) -> Option<Self> {
+    pub fn start(ram: &File, board: &str) -> Option<Self> {
         let (_, base) = BOARDS.into_iter().find(|(name, _)| *name == board)?;
         let ram = ram.try_clone().ok()?;
         let (end, ends) = mpsc::channel();
@@ -46,7 +49,7 @@ impl NameWatch {
     }
 
     /// What was found since the last call.
-    pub(super) fn found(&self) -> impl Iterator<Item = Names> {
+    pub fn found(&self) -> impl Iterator<Item = Names> {
         self.found.try_iter()
     }
 
@@ -61,7 +64,7 @@ impl NameWatch {
 
 fn watch(ram: &File, base: u64, ends: &Receiver<()>, found: &Sender<Names>) {
     let mut known = Known::default();
-    let mut wait = FIRST;
+    let (mut wait, mut rest) = (FIRST, FIRST_REST);
     loop {
         let is_last = match ends.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => false,
@@ -76,6 +79,7 @@ fn watch(ram: &File, base: u64, ends: &Receiver<()>, found: &Sender<Names>) {
             }
             Err(_) => None,
         };
+        rest = next_rest(rest, news.is_some());
         if let Some(news) = news
             && found.send(news).is_err()
         {
@@ -84,8 +88,12 @@ fn watch(ram: &File, base: u64, ends: &Receiver<()>, found: &Sender<Names>) {
         if is_last {
             return;
         }
-        wait = EVERY.max(began.elapsed() * REST);
+        wait = EVERY.max(began.elapsed() * rest);
     }
+}
+
+fn next_rest(rest: u32, has_news: bool) -> u32 {
+    if has_news { FIRST_REST } else { (rest * 2).min(MAX_REST) }
 }
 
 fn look(ram: &File, base: u64) -> Result<Names> {
@@ -150,6 +158,18 @@ mod tests {
         assert_eq!(known.news(names(&[1, 2, 3], None)), Some(names(&[3], None)));
         assert_eq!(known.news(names(&[2], None)), None, "what is gone stays known");
         assert_eq!(known.news(names(&[1], Some("nvme"))), Some(names(&[], Some("nvme"))));
+    }
+
+    #[test]
+    fn looks_become_rare_where_nothing_changes() {
+        let rests: Vec<u32> = (0..6)
+            .scan(FIRST_REST, |rest, look| {
+                *rest = next_rest(*rest, look == 0);
+                Some(*rest)
+            })
+            .collect();
+        assert_eq!(rests, [1, 2, 4, 8, 16, 20]);
+        assert_eq!(next_rest(MAX_REST, true), FIRST_REST);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl OfStream {
             rows.filter_map(|(may, (steps, longest_ns))| lifetime(may, &steps, longest_ns));
         let space = self.space.finish(&bins.wider(SPACE_BINS), used.div_ceil(SPACE_BINS));
         Device {
-            name: description.name_of(place),
+            name: description.label_of(place),
             dart: place.dart(),
             stream: place.index() % STREAMS,
             maps: self.maps,

@@ -6,6 +6,7 @@ use oche_trace::text::Clock;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::super::description::labelled;
 use super::super::words::seconds;
 
 /// The answer to `oche trace why`.
@@ -24,6 +25,8 @@ pub struct Answer {
 pub struct DeviceAnswer {
     /// The device.
     pub device: String,
+    /// The driver that the guest has bound to it, where the trace has that.
+    pub driver: Option<String>,
     /// The DART's number.
     pub dart: usize,
     /// The stream's number.
@@ -106,7 +109,10 @@ pub fn write_answer(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "{} of {} (DART {} stream {})",
-            answer.iova, device.device, device.dart, device.stream
+            answer.iova,
+            labelled(&device.device, device.driver.as_deref()),
+            device.dart,
+            device.stream
         )?;
         for sentence in &device.sentences {
             writeln!(out, "  {sentence}")?;

@@ -53,7 +53,7 @@ impl Asker<'_> {
             } else {
                 "the guest learned"
             },
-            self.description.name_of(place),
+            self.description.label_of(place),
             direction(is_write),
             code_in_words(code)
         )
@@ -97,7 +97,7 @@ impl Asker<'_> {
     ) -> String {
         let when = at
             .map_or("When the trace ends".into(), |at| format!("At {} s", seconds(self.clock, at)));
-        let device = self.description.name_of(place);
+        let device = self.description.label_of(place);
         let offset = self.question.iova & (PAGE_BYTES as u64 - 1);
         match (now, before) {
             (Some(Interval { mapping: Some(mapping), .. }), _) => format!(
@@ -202,7 +202,7 @@ impl Asker<'_> {
                 "{:#x} ({}, {} since {} s, {}), {} {side}",
                 mapping.iova.iova(),
                 permission_letters(&mapping),
-                self.description.name_of(mapping.owner),
+                self.description.label_of(mapping.owner),
                 seconds(self.clock, mapping.since.time),
                 self.by(&mapping.since),
                 many(u64::from(pages), "page")

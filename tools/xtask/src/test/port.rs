@@ -148,8 +148,11 @@ pub(super) fn compare(inside: &TraceFile, outside: &TraceFile) -> Result<usize> 
 fn check_filters(inside: &TraceFile) -> Result<()> {
     let mut filters = Vec::new();
     for record in records(inside) {
-        // Between the two orders of the guest, nothing but what it asked for.
-        let is_asked = matches!(record.kind(), Some(Kind::Map | Kind::Unmap | Kind::Filter));
+        // Between the two orders of the guest, nothing but what it asked for, and who called for it.
+        let is_asked = matches!(
+            record.kind(),
+            Some(Kind::Map | Kind::Unmap | Kind::Filter | Kind::CallChain | Kind::Data)
+        );
         if filters.len() == 1 && !is_asked {
             bail!("the guest's filter let {record:?} through");
         }

@@ -18,8 +18,8 @@ use super::reader::TraceItem;
 use super::symbols::Symbols;
 
 /// Prefixes of the names of functions that map on behalf of others. Source: Linux 6.1,
-/// `drivers/iommu`, `kernel/dma`.
-const LAYER: [&str; 18] = [
+/// `drivers/iommu`, `kernel/dma`, `mm/dmapool.c`.
+const LAYER: [&str; 19] = [
     "apple_dart",
     "dart_",
     "io_pgtable",
@@ -37,6 +37,7 @@ const LAYER: [&str; 18] = [
     "__dma",
     "dma_alloc",
     "dma_free",
+    "dma_pool",
     "scsi_dma",
 ];
 /// An instruction's bytes: a call stands right before the place that it returns to.
@@ -323,5 +324,10 @@ mod tests {
         let unknown = [dart_driver, at(0x210), at(0x408), driver, at(0x510)];
         assert_eq!(by.choose(&unknown), Some(driver - 4), "and not who called it");
         assert_eq!(by.choose(&[dart_driver, at(0x310)]), Some(dart_driver - 4), "no layer");
+        let names =
+            [(at(0x100), "dma_alloc_attrs"), (at(0x200), "dma_pool_alloc"), (at(0x300), "x")];
+        let names = names.map(|(address, name)| (address, name.to_owned()));
+        let by = ByCaller::new(&Symbols::new(names.into(), 0));
+        assert_eq!(by.choose(&[at(0x110), at(0x210), at(0x310)]), Some(at(0x30c)), "a pool's user");
     }
 }

@@ -18,6 +18,7 @@ use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
 use super::leaks::{leaks, write_leaks};
 use super::made::{FLUSHER, Made, at};
 use super::maps::{maps, write_maps};
+use super::numbers::Numbers;
 use super::output::{write_json, write_text};
 use super::pcapng::write_pcapng;
 use super::perfetto::write_perfetto;
@@ -29,23 +30,6 @@ use super::why::{Question, why, write_answer};
 
 /// Inputs of an ordinary run.
 const INPUTS: u64 = 3000;
-
-/// SplitMix64: numbers that are the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
 
 fn small() -> Made {
     let mut made = Made::new();

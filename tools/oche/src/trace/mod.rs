@@ -56,4 +56,6 @@ pub use recorder::{FileRecorder, Recording};
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod numbers;
+#[cfg(test)]
 mod throughput;

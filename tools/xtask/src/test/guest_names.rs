@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use oche::trace::guest_kernel::{self, Function, RamFile};
+use oche::trace::guest_kernel::{self, RamFile};
+use oche::trace::names::Function;
 
 use crate::qemu::RAM_BASE;
 

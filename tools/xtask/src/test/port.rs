@@ -148,7 +148,7 @@ pub(super) fn compare(inside: &TraceFile, outside: &TraceFile) -> Result<usize> 
 fn check_filters(inside: &TraceFile) -> Result<()> {
     let mut filters = Vec::new();
     for record in records(inside) {
-        // Between the two orders of the guest, nothing but what it asked for, and who called for it.
+        // Between the two orders of the guest: what it asked for, and who called for it.
         let is_asked = matches!(
             record.kind(),
             Some(Kind::Map | Kind::Unmap | Kind::Filter | Kind::CallChain | Kind::Data)

@@ -1,9 +1,9 @@
 //! The kernel's devices and the drivers that are bound to them, from the set of all devices that
 //! drivers/base/core.c of Linux keeps for /sys/devices.
 
+use super::super::names::DeviceName;
 use super::btf::Types;
 use super::lists::Virtual;
-use super::names::Device;
 
 /// Most devices.
 const MAX_DEVICES: usize = 1 << 16;
@@ -15,7 +15,11 @@ const MAX_NAME: usize = 256;
 /// # Errors
 ///
 /// They cannot be read.
-pub(super) fn read(memory: Virtual<'_>, types: &Types, set: u64) -> Result<Vec<Device>, String> {
+pub(super) fn read(
+    memory: Virtual<'_>,
+    types: &Types,
+    set: u64,
+) -> Result<Vec<DeviceName>, String> {
     let [list] = types.offsets("kset", ["list"]).ok_or(NO_TYPES)?;
     let [entry, name] = types.offsets("kobject", ["entry", "name"]).ok_or(NO_TYPES)?;
     let [object, bus, driver] =
@@ -37,7 +41,7 @@ pub(super) fn read(memory: Virtual<'_>, types: &Types, set: u64) -> Result<Vec<D
             0 => None,
             driver => text(word(driver.wrapping_add(driver_name))?),
         };
-        devices.push(Device { name, driver });
+        devices.push(DeviceName { name, driver });
     }
     Ok(devices)
 }

@@ -12,14 +12,13 @@
 use anyhow::{Result, bail};
 
 use super::description::plain;
+use super::names::{Function, Names};
 use btf::Types;
 use image::Image;
 use lists::Virtual;
 use memory::Memory;
-use names::is_function;
 
 pub use memory::{GuestMemory, RamFile};
-pub use names::{Device, Function, KernelNames};
 
 mod btf;
 mod devices;
@@ -27,7 +26,6 @@ mod image;
 mod lists;
 mod memory;
 mod modules;
-mod names;
 mod tables;
 mod walk;
 
@@ -40,7 +38,7 @@ const REMEDY: &str = "copy /proc/kallsyms as root in the guest, and add it with 
 /// # Errors
 ///
 /// No running arm64 Linux kernel with `CONFIG_KALLSYMS` is there (yet), or its tables are damaged.
-pub fn read(memory: &dyn GuestMemory) -> Result<KernelNames> {
+pub fn read(memory: &dyn GuestMemory) -> Result<Names> {
     let (found, mut refused) = tables::find(memory);
     let mut images = Vec::new();
     for tables in found {
@@ -66,23 +64,23 @@ pub fn read(memory: &dyn GuestMemory) -> Result<KernelNames> {
     }
 }
 
-fn names_of(memory: &dyn GuestMemory, image: &Image) -> KernelNames {
+fn names_of(memory: &dyn GuestMemory, image: &Image) -> Names {
     let functions = image.symbols().filter(|(_, symbol)| is_function(symbol.kind));
     let functions = functions.map(|(address, symbol)| Function {
         address,
         name: plain(symbol.name),
         module: None,
     });
-    let mut names = KernelNames {
-        release: image.release.clone(),
+    let mut names = Names {
+        kernel: image.release.clone(),
         functions: functions.collect(),
         devices: Vec::new(),
         missing: Vec::new(),
     };
     match structures(Memory(memory), image) {
         Ok((memory, types)) => {
-            names.add_modules(memory, &types, image);
-            names.add_devices(memory, &types, image);
+            add_modules(&mut names, memory, &types, image);
+            add_devices(&mut names, memory, &types, image);
         }
         Err(why) => {
             names.missing.push(format!("the functions of modules: {why}; {REMEDY}"));
@@ -92,32 +90,37 @@ fn names_of(memory: &dyn GuestMemory, image: &Image) -> KernelNames {
     names
 }
 
-impl KernelNames {
-    fn add_modules(&mut self, memory: Virtual<'_>, types: &Types, image: &Image) {
-        let read = match image.symbol("modules") {
-            Some(head) => modules::read(memory, types, head),
-            None => Err(format!("{NO_DATA} (CONFIG_MODULES)")),
-        };
-        match read {
-            Ok(read) => {
-                self.functions.extend(read.functions);
-                let missing = read.missing.into_iter();
-                self.missing.extend(missing.map(|why| format!("the functions of {why}; {REMEDY}")));
-            }
-            Err(why) => self.missing.push(format!("the functions of modules: {why}; {REMEDY}")),
+/// Adds the functions of the modules, or why they are not known.
+fn add_modules(names: &mut Names, memory: Virtual<'_>, types: &Types, image: &Image) {
+    let read = match image.symbol("modules") {
+        Some(head) => modules::read(memory, types, head),
+        None => Err(format!("{NO_DATA} (CONFIG_MODULES)")),
+    };
+    match read {
+        Ok(read) => {
+            names.functions.extend(read.functions);
+            let missing = read.missing.into_iter();
+            names.missing.extend(missing.map(|why| format!("the functions of {why}; {REMEDY}")));
         }
+        Err(why) => names.missing.push(format!("the functions of modules: {why}; {REMEDY}")),
     }
+}
 
-    fn add_devices(&mut self, memory: Virtual<'_>, types: &Types, image: &Image) {
-        let read = match image.symbol("devices_kset") {
-            Some(set) => devices::read(memory, types, set),
-            None => Err(NO_DATA.into()),
-        };
-        match read {
-            Ok(devices) => self.devices = devices,
-            Err(why) => self.missing.push(format!("the devices' drivers: {why}")),
-        }
+/// Adds the devices, or why they are not known.
+fn add_devices(names: &mut Names, memory: Virtual<'_>, types: &Types, image: &Image) {
+    let read = match image.symbol("devices_kset") {
+        Some(set) => devices::read(memory, types, set),
+        None => Err(NO_DATA.into()),
+    };
+    match read {
+        Ok(devices) => names.devices = devices,
+        Err(why) => names.missing.push(format!("the devices' drivers: {why}")),
     }
+}
+
+/// Whether a symbol of this type, as `nm` has it, is code.
+fn is_function(kind: u8) -> bool {
+    matches!(kind, b't' | b'T' | b'w' | b'W')
 }
 
 /// Why a structure of the kernel is not found.

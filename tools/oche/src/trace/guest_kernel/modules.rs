@@ -1,10 +1,11 @@
 //! The functions of loaded modules, as kernel/module/kallsyms.c of Linux gives them to
 //! /proc/kallsyms: each module has a symbol table of ELF, and the types of its symbols beside it.
 
+use super::super::names::Function;
 use super::btf::Types;
+use super::is_function;
 use super::lists::{Virtual, word_at};
 use super::memory::{u32_at, u64_at};
-use super::names::{Function, is_function};
 
 /// Most modules of a kernel.
 const MAX_MODULES: usize = 4096;

@@ -15,7 +15,7 @@ fn sorted(mut functions: Vec<Function>) -> Vec<Function> {
 fn each_order_of_the_tables_gives_the_same_names() {
     for order in ORDERS {
         let names = read(&Made::new(order)).unwrap();
-        assert_eq!(names.release, "Linux version 6.12.0-made (a test) #1", "{order:?}");
+        assert_eq!(names.kernel, "Linux version 6.12.0-made (a test) #1", "{order:?}");
         assert_eq!(names.missing, Vec::<String>::new(), "{order:?}");
         assert_eq!(sorted(names.functions), sorted(made::functions()), "{order:?}");
         assert_eq!(names.devices, made::devices(), "{order:?}");

@@ -10,7 +10,7 @@ use anyhow::Result;
 use rustc_hash::FxHashSet;
 
 use super::super::guest_kernel::{self, RamFile};
-use super::super::names::{DeviceName, Function, Names};
+use super::super::names::{Function, Names};
 
 /// Time until the first look, and between two.
 const FIRST: Duration = Duration::from_secs(1);
@@ -97,17 +97,7 @@ fn next_rest(rest: u32, has_news: bool) -> u32 {
 }
 
 fn look(ram: &File, base: u64) -> Result<Names> {
-    let read = guest_kernel::read(&RamFile::new(ram, base)?)?;
-    let functions = read.functions.into_iter();
-    let devices = read.devices.into_iter();
-    Ok(Names {
-        kernel: read.release,
-        missing: read.missing,
-        devices: devices.map(|it| DeviceName { name: it.name, driver: it.driver }).collect(),
-        functions: functions
-            .map(|it| Function { address: it.address, name: it.name, module: it.module })
-            .collect(),
-    })
+    guest_kernel::read(&RamFile::new(ram, base)?)
 }
 
 /// What was found before.
@@ -136,6 +126,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::names::DeviceName;
 
     fn names(addresses: &[u64], driver: Option<&str>) -> Names {
         let function = |address: &u64| Function {

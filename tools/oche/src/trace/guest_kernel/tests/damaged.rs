@@ -3,27 +3,12 @@
 //! `OCHE_INPUTS=100000 cargo test --release -p oche --lib wild_memory` tries so many.
 
 use super::made::{IMAGE, MODULE_AT, Made, ORDERS, Order};
+use crate::trace::numbers::Numbers;
+
 use super::{Function, made, read, sorted};
 
 /// Inputs of an ordinary run.
 const INPUTS: u64 = 40;
-
-/// SplitMix64: numbers that are the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
 
 /// A part of the kernel, a byte of it, and what the byte becomes.
 const DAMAGE: [(&str, usize, u8); 14] = [

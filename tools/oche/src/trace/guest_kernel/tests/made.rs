@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::memory::GuestMemory;
-use super::super::names::{Device, Function};
+use crate::trace::names::{DeviceName, Function};
 
 /// The guest-physical address of the memory's first byte.
 pub(super) const RAM: u64 = 0x4000_0000;
@@ -90,8 +90,8 @@ pub(super) fn functions() -> Vec<Function> {
     own.chain([its(0x3000, "made_probe"), its(0x3040, "made_remove")]).collect()
 }
 
-pub(super) fn devices() -> Vec<Device> {
-    let device = |name: &str, driver: Option<&str>| Device {
+pub(super) fn devices() -> Vec<DeviceName> {
+    let device = |name: &str, driver: Option<&str>| DeviceName {
         name: name.into(),
         driver: driver.map(Into::into),
     };

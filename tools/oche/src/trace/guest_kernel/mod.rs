@@ -17,6 +17,7 @@ use btf::Types;
 use image::Image;
 use lists::Virtual;
 use memory::Memory;
+use tables::is_function;
 
 pub use memory::{GuestMemory, RamFile};
 
@@ -116,11 +117,6 @@ fn add_devices(names: &mut Names, memory: Virtual<'_>, types: &Types, image: &Im
         Ok(devices) => names.devices = devices,
         Err(why) => names.missing.push(format!("the devices' drivers: {why}")),
     }
-}
-
-/// Whether a symbol of this type, as `nm` has it, is code.
-fn is_function(kind: u8) -> bool {
-    matches!(kind, b't' | b'T' | b'w' | b'W')
 }
 
 /// Why a structure of the kernel is not found.

@@ -3,9 +3,9 @@
 
 use super::super::names::Function;
 use super::btf::Types;
-use super::is_function;
 use super::lists::{Virtual, word_at};
 use super::memory::{u32_at, u64_at};
+use super::tables::is_function;
 
 /// Most modules of a kernel.
 const MAX_MODULES: usize = 4096;

@@ -322,3 +322,8 @@ fn from_base(memory: Memory<'_>, at: u64, base_at: u64, count: usize) -> Option<
     let is_real = base.checked_add_signed(*offsets.last()?).is_some();
     (is_first && is_real && offsets.is_sorted()).then_some((Base::Relative(base), offsets))
 }
+
+/// Whether a symbol of this type, as `nm` has it, is code.
+pub(super) fn is_function(kind: u8) -> bool {
+    matches!(kind, b't' | b'T' | b'w' | b'W')
+}

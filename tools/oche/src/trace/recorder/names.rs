@@ -21,6 +21,9 @@ const EVERY: Duration = Duration::from_secs(4);
 const FIRST_REST: u32 = 1;
 const MAX_REST: u32 = 20;
 
+/// When so many functions are known, the looks end. A kernel with its modules has some 100 000.
+const MAX_FUNCTIONS: usize = 1 << 20;
+
 /// The boards, and where their RAM begins, which a RAM file begins with. Source: QEMU
 /// `hw/arm/virt.c`, `base_memmap`; m1n1 `src/memory.c`, of a t8103.
 const BOARDS: [(&str, u64); 2] = [("qemu-virt", 0x4000_0000), ("m1", 0x8_0000_0000)];
@@ -85,7 +88,7 @@ fn watch(ram: &File, base: u64, ends: &Receiver<()>, found: &Sender<Names>) {
         {
             return;
         }
-        if is_last {
+        if is_last || known.is_full() {
             return;
         }
         wait = EVERY.max(began.elapsed() * rest);
@@ -109,6 +112,11 @@ struct Known {
 }
 
 impl Known {
+    /// Whether no more is to be learned: a guest that invents names must not fill the disk.
+    fn is_full(&self) -> bool {
+        self.functions.len() >= MAX_FUNCTIONS
+    }
+
     /// What of `names` is new, if anything is.
     fn news(&mut self, mut names: Names) -> Option<Names> {
         let functions: Vec<Function> = std::mem::take(&mut names.functions)
@@ -149,6 +157,16 @@ mod tests {
         assert_eq!(known.news(names(&[1, 2, 3], None)), Some(names(&[3], None)));
         assert_eq!(known.news(names(&[2], None)), None, "what is gone stays known");
         assert_eq!(known.news(names(&[1], Some("nvme"))), Some(names(&[], Some("nvme"))));
+    }
+
+    #[test]
+    fn a_guest_that_invents_names_is_not_asked_for_ever() {
+        let mut known = Known::default();
+        let addresses: Vec<u64> = (0..MAX_FUNCTIONS as u64 - 1).collect();
+        known.news(names(&addresses, None));
+        assert!(!known.is_full());
+        known.news(names(&[u64::MAX], None));
+        assert!(known.is_full());
     }
 
     #[test]

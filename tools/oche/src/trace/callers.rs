@@ -2,8 +2,8 @@
 //! unmapped.
 //!
 //! The instruction that traps is nearly always the DART driver's. Where the trace has the flush's
-//! callers and the functions' names are known, the first caller outside of the
-//! kernel's DMA layer takes its place.
+//! callers and the functions' names are known, the first caller outside of the kernel's DMA layer
+//! takes its place.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::reader::TraceItem;
 use super::symbols::Symbols;
 
 /// Prefixes of the names of functions that map on behalf of others. Source: Linux 6.1,
-/// `drivers/iommu`, `kernel/dma`, `mm/dmapool.c`.
-const LAYER: [&str; 19] = [
+/// `drivers/iommu`, `kernel/dma`, `mm/dmapool.c`, `drivers/virtio/virtio_ring.c`.
+const LAYER: [&str; 22] = [
     "apple_dart",
     "dart_",
     "io_pgtable",
@@ -39,6 +39,9 @@ const LAYER: [&str; 19] = [
     "dma_free",
     "dma_pool",
     "scsi_dma",
+    "vring_",
+    "virtqueue_",
+    "detach_buf_",
 ];
 /// An instruction's bytes: a call stands right before the place that it returns to.
 const INSTRUCTION_BYTES: u64 = 4;
@@ -163,15 +166,17 @@ impl ByCaller {
     }
 
     /// The call in the first of the `callers` (return addresses, innermost first) outside of the
-    /// layer. The DART driver is innermost, and may be a module whose names are not known: what is
-    /// before the layer's first function is not what called it.
+    /// layer; where all that is known of them is the layer's, the outermost. The DART driver is
+    /// innermost, and may be a module whose names are not known: what is before the layer's first
+    /// function is not what called it.
     pub fn choose(&self, callers: &[u64]) -> Option<u64> {
         if self.layer.is_empty() {
             return None;
         }
         let calls = callers.iter().map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
         let before = calls.clone().position(|call| self.is_layer(call)).unwrap_or(0);
-        calls.skip(before).find(|call| !self.is_layer(*call))
+        let outermost = calls.clone().next_back();
+        calls.skip(before).find(|call| !self.is_layer(*call)).or(outermost)
     }
 
     fn is_layer(&self, address: u64) -> bool {
@@ -301,13 +306,11 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_is_cut_within_the_layer_or_by_a_loss_and_unknown_names_change_nothing() {
+    fn a_chain_that_is_cut_by_a_loss_and_unknown_names_change_nothing() {
         let chain = Event::Callers { dart: DartId::FIRST, frames: 1, first: at(0x210) };
-        for symbols in [symbols(), Symbols::default()] {
-            let mut by = Numbered::new(&symbols);
-            by.apply(1, &chain);
-            assert_eq!(by.apply(1, &FLUSH), TRAP);
-        }
+        let mut by = Numbered::new(&Symbols::default());
+        by.apply(1, &chain);
+        assert_eq!(by.apply(1, &FLUSH), TRAP);
         let mut by = Numbered::new(&symbols());
         by.apply(1, &Event::Callers { dart: DartId::FIRST, frames: 3, first: at(0x210) });
         by.sequences[1] += 1;
@@ -329,5 +332,35 @@ mod tests {
         let names = names.map(|(address, name)| (address, name.to_owned()));
         let by = ByCaller::new(&Symbols::new(names.into(), 0));
         assert_eq!(by.choose(&[at(0x110), at(0x210), at(0x310)]), Some(at(0x30c)), "a pool's user");
+    }
+
+    #[test]
+    fn a_virtio_ring_maps_for_its_driver() {
+        let names = [
+            (at(0x100), "iommu_map"),
+            (at(0x200), "dma_map_page_attrs"),
+            (at(0x300), "vring_map_one_sg"),
+            (at(0x400), "virtqueue_add_split"),
+            (at(0x500), "virtqueue_add_sgs"),
+            (at(0x600), "virtblk_add_req"),
+            (at(0x700), "vring_unmap_one_split"),
+            (at(0x800), "detach_buf_split"),
+            (at(0x900), "virtio_queue_rq"),
+        ];
+        let names = names.map(|(address, name)| (address, name.to_owned()));
+        let by = ByCaller::new(&Symbols::new(names.into(), 0));
+        let chain = [0x110, 0x210, 0x310, 0x410, 0x510, 0x610, 0x910].map(at);
+        assert_eq!(by.choose(&chain), Some(at(0x60c)));
+        let unmap = [0x110, 0x710, 0x810, 0x410, 0x910].map(at);
+        assert_eq!(by.choose(&unmap), Some(at(0x90c)));
+    }
+
+    #[test]
+    fn where_all_is_the_layers_the_outermost_is_shown() {
+        let by = ByCaller::new(&symbols());
+        assert_eq!(by.choose(&[at(0x110), at(0x210), at(0x410)]), Some(at(0x40c)));
+        let dart_driver = 0xffff_a000_0000_1004;
+        assert_eq!(by.choose(&[dart_driver, at(0x210)]), Some(at(0x20c)));
+        assert_eq!(by.choose(&[]), None);
     }
 }

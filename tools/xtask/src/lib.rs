@@ -22,6 +22,7 @@ pub mod mutants;
 mod next_command;
 pub mod nightly;
 pub mod ordering;
+mod perfetto;
 pub mod pictures;
 pub mod qemu;
 #[cfg(test)]

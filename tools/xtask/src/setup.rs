@@ -9,6 +9,7 @@ use crate::environment;
 use crate::guest::kernel::{self, KernelOptions};
 use crate::guest::module;
 use crate::guest::userland::Userland;
+use crate::perfetto::{self, Perfetto};
 
 /// Options of `cargo xtask setup`.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,10 +36,14 @@ pub struct BuildOptions {
 ///
 /// The first thing that cannot be had; the error gives the remedy.
 pub fn main(options: &SetupOptions) -> Result<()> {
-    let progress = Progress::new(4);
+    let progress = Progress::new(5);
     let step = progress.step("Tools of this machine");
     let toolchain = environment::prepare_all(&step)?;
     step.done(&format!("Oche is built with {toolchain}"));
+
+    let step = progress.step("Perfetto's schema and trace processor");
+    Perfetto::fetch(&step)?;
+    step.done(&format!("{}, for tests", perfetto::VERSION));
 
     let choice = options.kernel.choice();
     let step = progress.step("Guest kernel");

@@ -194,7 +194,8 @@ impl<W: Write> Writer<'_, W> {
         // eyes.
         event.name = Some(format!("{letters} {}", size(bytes)));
         event.categories = vec!["mapping".into()];
-        event.with(vec![
+        let mut annotations = self.place(first.owner);
+        annotations.extend([
             Annotation::address("iova", first.iova.iova()),
             Annotation::number("bytes", bytes),
             Annotation::address("guest_page", first.page.address()),
@@ -203,7 +204,8 @@ impl<W: Write> Writer<'_, W> {
             Annotation::text("mapped_by", code),
             Annotation::number("mapped_on_cpu", first.since.cpu.into()),
             Annotation::number("seq", first.since.sequence.into()),
-        ])
+        ]);
+        event.with(annotations)
     }
 
     /// Counts `mapping` as mapped, or no more mapped, at `time` in ticks.

@@ -10,7 +10,7 @@ use oche::workspace;
 use super::archive::{Entries, add};
 
 /// The kinds of files that documents consist of.
-const DOCUMENT_ENDINGS: [&str; 4] = ["md", "png", "svg", "json"];
+const DOCUMENT_ENDINGS: [&str; 5] = ["md", "png", "svg", "json", "sql"];
 
 /// Adds a manual page for `oche` and for each of its commands.
 ///
@@ -105,6 +105,7 @@ mod tests {
             "docs/m1.md",
             "docs/adr/README.md",
             "docs/schema/check.json",
+            "docs/perfetto/faults.sql",
         ] {
             assert!(entries.contains_key(path), "{path}: {:?}", entries.keys());
         }

@@ -15,6 +15,9 @@ use oche::trace::why::{Question, why};
 use oche::workspace;
 
 use super::stock::{self, StockGuest};
+use super::views::queries;
+use crate::environment;
+use crate::perfetto::Perfetto;
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("mistakes.sh");
@@ -60,7 +63,13 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         .context("the guest does not print where the NVMe's queue was")?;
     let queue = u64::from_str_radix(queue.trim().trim_start_matches("0x"), 16)
         .context("the NVMe's queue")?;
-    judge(&TraceFile::open(&path)?, queue)
+    let explained = judge(&TraceFile::open(&path)?, queue)?;
+    step.detail("Perfetto's trace processor");
+    environment::prepare_views(step)?;
+    let answers = queries::compare(&Perfetto::fetch(step)?, &path, &folder)?;
+    answers.name("faults", "[nvme]")?;
+    answers.name("still-mapped", "[edu_copy]")?;
+    Ok(format!("{explained}; {answers}"))
 }
 
 /// The worked examples must agree with the trace.

@@ -19,14 +19,14 @@ use tempfile::TempDir;
 
 use super::live_capture::built_oche;
 use crate::environment;
+use crate::perfetto::Perfetto;
 
 pub(crate) mod babeltrace;
 mod devtools;
 mod python;
+pub(crate) mod queries;
 mod report;
-
-/// The package that carries Perfetto's schema.
-const PERFETTO: &str = "perfetto==0.59.1";
+mod trace_processor;
 
 /// Makes each view of a made-up trace that has every error in it, and has it read.
 ///
@@ -41,7 +41,10 @@ pub(super) fn run(step: &Step) -> Result<String> {
     fs::write(folder.join("trace.oche"), with_every_error().bytes())?;
     let trace = with_every_error().open();
     step.detail("Perfetto");
-    let perfetto = perfetto(&trace, &folder, step)?;
+    let tools = Perfetto::fetch(step)?;
+    let perfetto = perfetto(&tools, &trace, &folder)?;
+    step.detail("Perfetto's trace processor");
+    let answers = queries::compare(&tools, &folder.join("trace.oche"), &folder)?;
     step.detail("Wireshark");
     let packets = wireshark(&trace, &folder, step)?;
     step.detail("babeltrace2");
@@ -50,11 +53,11 @@ pub(super) fn run(step: &Step) -> Result<String> {
     report::run(&trace, &folder)?;
     let python = python::run(&folder.join("trace.oche"), step)?;
     Ok(format!(
-        "{perfetto}; {packets} packets dissected; babeltrace2 reads {babeltrace}; the report shows every error; Python {python} agrees"
+        "{perfetto}, {answers}; {packets} packets dissected; babeltrace2 reads {babeltrace}; the report shows every error; Python {python} agrees"
     ))
 }
 
-fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<String> {
+fn perfetto(tools: &Perfetto, trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<String> {
     let path = folder.join("trace.perfetto-trace");
     write_perfetto(
         trace,
@@ -63,29 +66,10 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
         &Symbols::default(),
         &mut File::create(&path)?,
     )?;
-    let environment = workspace::target().join("cache").join("perfetto");
-    let python = environment.join("bin/python");
-    let is_there = || {
-        let asked = format!(
-            "import importlib.metadata as m; assert 'perfetto=='+m.version('perfetto') == '{PERFETTO}'"
-        );
-        Command::new(&python).args(["-c", &asked]).output().is_ok_and(|run| run.status.success())
-    };
-    if !is_there() {
-        step.line(&format!("installing {PERFETTO} of PyPI into {}", environment.display()));
-        command::run(
-            Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment),
-            "making a virtual environment",
-        )?;
-        command::run(
-            Command::new(&python).args(["-m", "pip", "install", "--quiet", PERFETTO]),
-            "installing Perfetto's schema",
-        )?;
-    }
     let script = folder.join("perfetto_schema.py");
     fs::write(&script, include_str!("views/perfetto_schema.py"))?;
     let output = command::text(
-        Command::new(&python).arg(&script).arg(&path),
+        Command::new(&tools.python).arg(&script).arg(&path),
         "reading with Perfetto's schema",
     )?;
     let found = output.trim().strip_prefix("ok: ");

@@ -142,6 +142,7 @@ impl<W: Write> Writer<'_, W> {
         let mut event = TrackEvent::new(EventKind::Instant, track);
         event.name = Some(name.into());
         event.categories = vec!["incident".into()];
+        let annotations = self.place(place).into_iter().chain(annotations).collect();
         self.event(self.now, event.with(annotations))
     }
 }

@@ -13,7 +13,7 @@ use super::super::lifetime::{PLACES, StreamPlace};
 use super::super::reader::Session;
 use super::super::spans::{Lane, Spans};
 use super::super::symbols::{NameCache, Symbols};
-use super::schema::{EventKind, Trace, TracePacket, TrackDescriptor, TrackEvent};
+use super::schema::{Annotation, EventKind, Trace, TracePacket, TrackDescriptor, TrackEvent};
 
 /// Shortest time between two values of one counter, in nanoseconds.
 const COUNTER_STEP: u64 = 1_000_000;
@@ -81,6 +81,16 @@ impl<'a, W: Write> Writer<'a, W> {
             Some(name) => name.to_owned(),
             None => format!("{program_counter:#x}"),
         }
+    }
+
+    /// Whose mapping or incident it is. The tracks say so as well, but a query would have to join
+    /// three tables to read it there.
+    pub(super) fn place(&self, place: StreamPlace) -> Vec<Annotation> {
+        vec![
+            Annotation::text("device", self.description.label_of(place)),
+            Annotation::number("dart", place.dart() as u64),
+            Annotation::number("stream", place.stream() as u64),
+        ]
     }
 
     pub(super) fn declare(&mut self, descriptor: TrackDescriptor) -> io::Result<()> {

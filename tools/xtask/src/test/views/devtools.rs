@@ -85,6 +85,21 @@ impl Browser {
         Ok(answer["result"]["value"].clone())
     }
 
+    /// The bytes that `script` gives in base 64.
+    pub(super) fn bytes(&mut self, script: &str) -> Result<Vec<u8>> {
+        let answer = self.value(script)?;
+        let text = answer.as_str().with_context(|| format!("`{script}` gives no text"))?;
+        from_base64(text).with_context(|| format!("`{script}` does not give base 64"))
+    }
+
+    /// Chooses `files`, by absolute paths, in the file input that `selector` chooses.
+    pub(super) fn choose_files(&mut self, selector: &str, files: &[PathBuf]) -> Result<()> {
+        let script = format!("document.querySelector({selector:?})");
+        let input = self.ask("Runtime.evaluate", &json!({ "expression": script }))?;
+        let asked = json!({ "files": files, "objectId": input["result"]["objectId"] });
+        self.ask("DOM.setFileInputFiles", &asked).map(|_| ())
+    }
+
     /// Fails unless `script` is true; `what` should hold.
     pub(super) fn expect(&mut self, what: &str, script: &str) -> Result<()> {
         match self.value(script)? {

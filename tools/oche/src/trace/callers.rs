@@ -106,7 +106,7 @@ pub struct ByCaller {
     /// The code that each flush is put down to.
     flushes: Flushes<u64>,
     /// By CPU: the number of the next record, if none is lost.
-    next: FxHashMap<u8, u32>,
+    next: Vec<Option<u32>>,
 }
 
 impl ByCaller {
@@ -117,13 +117,28 @@ impl ByCaller {
         Self { layer: layer.into(), ..Self::default() }
     }
 
+    /// Another boot of Oche begins: what was under way in the one before is over.
+    pub fn restart(&mut self) {
+        *self = Self { layer: Arc::clone(&self.layer), ..Self::default() };
+    }
+
+    /// The number that was due from `cpu`, if one is known; the one after `sequence` is due next.
+    #[inline]
+    fn counted(&mut self, cpu: u8, sequence: u32) -> Option<u32> {
+        let index = usize::from(cpu);
+        if self.next.len() <= index {
+            self.next.resize(index + 1, None);
+        }
+        self.next.get_mut(index).and_then(|next| next.replace(sequence.wrapping_add(1)))
+    }
+
     /// `record`, put down to who caused it.
     pub fn apply(&mut self, record: &Record) -> Record {
         if self.layer.is_empty() {
             return *record;
         }
         let (cpu, sequence) = (record.cpu(), record.sequence());
-        if self.next.insert(cpu, sequence.wrapping_add(1)).is_some_and(|next| next != sequence) {
+        if self.counted(cpu, sequence).is_some_and(|next| next != sequence) {
             self.flushes.lose(usize::from(cpu));
             self.coming.remove(&cpu);
         }

@@ -6,6 +6,7 @@
 use oche_trace::record::Record;
 use oche_types::event::{Event, Kind};
 
+use super::callers::ByCaller;
 use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::reader::{ByteSource, Session, TraceFile, TraceItem, Visitor};
 use super::symbols::Symbols;
@@ -31,7 +32,8 @@ pub fn check<S: ByteSource>(
     symbols: &Symbols,
     options: &CheckOptions,
 ) -> Vec<CheckReport> {
-    let mut all = All { trace, symbols, options, checker: None, reports: Vec::new() };
+    let by = ByCaller::new(symbols);
+    let mut all = All { trace, symbols, options, by, checker: None, reports: Vec::new() };
     trace.events().show(&mut all);
     all.reports.extend(all.checker.map(Checker::finish));
     all.reports
@@ -42,6 +44,7 @@ struct All<'a, S> {
     trace: &'a TraceFile<S>,
     symbols: &'a Symbols,
     options: &'a CheckOptions,
+    by: ByCaller,
     checker: Option<Checker<'a>>,
     reports: Vec<CheckReport>,
 }
@@ -50,13 +53,14 @@ impl<S: ByteSource> Visitor for All<'_, S> {
     #[inline]
     fn record(&mut self, record: &Record) {
         if let Some(checker) = &mut self.checker {
-            checker.look(record);
+            checker.look(&self.by.apply(record));
         }
     }
 
     fn other(&mut self, item: TraceItem) {
         match (item, &mut self.checker) {
             (TraceItem::Session(index), _) => {
+                self.by.restart();
                 let session = self.trace.sessions.get(index);
                 let next = session.map(|session| Checker::new(session, self.symbols, self.options));
                 self.reports

@@ -16,8 +16,8 @@ pub(super) struct Gone {
     iova: IovaPage,
     /// The guest's page.
     pub(super) page: Gfn,
-    /// The time of its map, in ticks.
-    pub(super) mapped: u64,
+    /// The time and the code of its map.
+    pub(super) mapped: Stamp,
     /// The time and the code of its unmap.
     pub(super) unmapped: Stamp,
 }
@@ -32,13 +32,8 @@ impl Recent {
 
     #[inline]
     pub(super) fn push(&mut self, space: u16, mapping: &Mapping, unmapped: Stamp) {
-        let gone = Gone {
-            space,
-            iova: mapping.iova,
-            page: mapping.page,
-            mapped: mapping.since.time,
-            unmapped,
-        };
+        let gone =
+            Gone { space, iova: mapping.iova, page: mapping.page, mapped: mapping.since, unmapped };
         if let Some(place) = self.0.get_mut(place(space, mapping.iova)) {
             *place = Some(gone);
         }

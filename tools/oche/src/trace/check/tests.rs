@@ -77,6 +77,30 @@ fn use_after_unmap_is_found_with_who_unmapped() {
 }
 
 #[test]
+fn a_finding_names_the_callers_that_mapped_and_unmapped() {
+    let mut made = clean();
+    let (dart, text) = (DartId::FIRST, made.code & !0xfff);
+    let names = [(0, "dart_flush"), (0x400, "dma_map"), (0x800, "fill"), (0xc00, "drain")];
+    let names = names.map(|(offset, name)| (text + offset, name.to_owned()));
+    let symbols = Symbols::new(names.into(), 0);
+    let chain = |made: &mut Made, driver: u64| {
+        let near = |offset: u64| (text + offset).wrapping_sub(made.code) & 0xffff_ffff;
+        let nearest = near(0x410) | near(driver) << 32;
+        made.event(Event::CallChain { dart, frames: 2, is_cut: false, nearest });
+    };
+    chain(&mut made, 0x810);
+    made.event(map(at(0, 1, 0xfff00), 5, TO_DEVICE));
+    chain(&mut made, 0xc10);
+    made.event(unmap(at(0, 1, 0xfff00), 5)).fault(0, 1, 0xfff0_0040, false, 4);
+    let report = check(&made.open(), &symbols, &CheckOptions::default()).remove(0);
+    let finding = &report.findings[0];
+    let (mapped, unmapped) = finding.message.split_once("unmapped at").unwrap();
+    assert!(mapped.contains("by fill+0xc on CPU 0"), "{}", finding.message);
+    assert!(unmapped.contains("by drain+0xc on CPU 0"), "{}", finding.message);
+    assert_eq!(finding.code.as_deref(), Some("drain+0xc"));
+}
+
+#[test]
 fn a_write_into_the_red_zone_that_a_page_left_is_use_after_unmap() {
     let mut made = clean();
     made.map(0, 1, 0xfff01, 6, RW).map(0, 1, 0xfff00, 5, FROM_DEVICE).unmap(0, 1, 0xfff00, 5);

@@ -46,6 +46,8 @@ find_disks() {
 read_trace() {
     # One opening for both directions: the port allows no second.
     exec 3<>$port
+    # Larger requests are mapped in fewer pieces, the fewer the more of their pages lie side by side.
+    echo 16 >/sys/block/${translated##*/}/queue/read_ahead_kb
     cat <&3 >$copy &
     reader=$!
     trace_too

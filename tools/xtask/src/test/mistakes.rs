@@ -3,15 +3,16 @@
 //! The traces stay in `target/test/mistakes/`: the worked examples of `docs/trace-examples.md` are
 //! made from them.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::TraceFile;
-use oche::trace::check::{CheckOptions, Detector, check};
+use oche::trace::check::{CheckOptions, Detector, Finding, check};
 use oche::trace::filter::EventFilter;
 use oche::trace::leaks::leaks;
-use oche::trace::symbols::Symbols;
+use oche::trace::symbols::SymbolOptions;
 use oche::trace::why::{Question, why};
+use oche::trace::words::parse_address;
 use oche::workspace;
 
 use super::stock::{self, StockGuest};
@@ -56,13 +57,10 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     };
     let boot = guest.boot(toolchain, Some(&path), step)?;
     let lines = boot.lines_of("mistakes: ")?;
-    let names: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("symbol ")).collect();
-    let symbols = folder.join("symbols");
-    workspace::write_whole(&symbols, names.join("\n").as_bytes())?;
     let queue = stock::value(&lines, "queue ")
         .context("the guest does not print where the NVMe's queue was")?;
-    let queue = u64::from_str_radix(queue.trim().trim_start_matches("0x"), 16)
-        .context("the NVMe's queue")?;
+    let queue = parse_address(queue.trim())
+        .map_err(|wanted| anyhow!("the NVMe's queue is at {queue} instead of {wanted}"))?;
     let explained = judge(&TraceFile::open(&path)?, queue)?;
     step.detail("Perfetto's trace processor");
     environment::prepare_views(step)?;
@@ -74,7 +72,8 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
 
 /// The worked examples must agree with the trace.
 fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
-    let (symbols, everything) = (Symbols::default(), EventFilter::default());
+    let symbols = SymbolOptions::default().load_for(trace, Some(0))?;
+    let everything = EventFilter::default();
     let question = Question { iova: queue, ..Question::default() };
     let answer = why(trace, 0, &question, &symbols);
     let reported = answer.devices.iter().flat_map(|device| &device.sentences);
@@ -91,12 +90,20 @@ fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
         bail!("{} mappings look forgotten instead of one", overtaken.len());
     };
     let report = check(trace, &symbols, &CheckOptions::default());
-    let errors = report.iter().flat_map(|report| &report.findings).map(|finding| finding.detector);
-    let errors: Vec<Detector> = errors.collect();
+    let findings: Vec<_> = report.iter().flat_map(|report| &report.findings).collect();
+    let errors: Vec<Detector> = findings.iter().map(|finding| finding.detector).collect();
     if !errors.contains(&Detector::UseAfterUnmap)
         || errors.iter().any(|error| *error != Detector::UseAfterUnmap)
     {
         bail!("the detectors find {errors:?} instead of use after unmap");
+    }
+    let names_the_driver = |finding: &&&Finding| {
+        let (mapped, unmapped) =
+            finding.message.split_once(" and unmapped at ").unwrap_or_default();
+        [mapped, unmapped].iter().all(|part| part.contains(", by nvme_"))
+    };
+    if let Some(finding) = findings.iter().find(|finding| !names_the_driver(finding)) {
+        bail!("not said of the NVMe's driver: {}", finding.message);
     }
     Ok(format!(
         "a queue used after its unmap is explained; a page that {overtaken} later ones overtook is found"

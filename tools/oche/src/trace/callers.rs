@@ -309,6 +309,7 @@ mod tests {
         };
         assert_eq!(after(poll), TRAP);
         assert_eq!(after(|by| by.sequences[1] += 1), TRAP, "a record was lost");
+        assert_eq!(after(|by| by.by.restart()), TRAP, "another boot");
         let filter = |by: &mut Numbered| {
             by.apply(2, &Event::Filter { generation: 1, is_whole: false });
         };
@@ -377,5 +378,8 @@ mod tests {
         let dart_driver = 0xffff_a000_0000_1004;
         assert_eq!(by.choose(&[dart_driver, at(0x210)]), Some(at(0x20c)));
         assert_eq!(by.choose(&[]), None);
+        let mut by = Numbered::new(&symbols());
+        by.apply(1, &Event::Callers { dart: DartId::FIRST, frames: 1, first: at(0x210) });
+        assert_eq!(by.apply(1, &FLUSH), at(0x20c));
     }
 }

@@ -148,7 +148,7 @@ impl<'a, W: Write> Packets<'a, W> {
         self.interfaces.clear();
         self.lifetimes = Lifetimes::default();
         self.mapped_in.clear();
-        self.by = ByCaller::new(self.symbols);
+        self.by.restart();
         Ok(())
     }
 

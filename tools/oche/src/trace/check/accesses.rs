@@ -84,7 +84,8 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, reporter: &mut Rep
         Verdict {
             detector: Detector::UseAfterUnmap,
             because: format!(
-                "it was mapped to guest page {:#x} at {}, {}, and unmapped at {}, {}; the fault was seen {} later.{again}",
+                "it was mapped to guest page {:#x} at {}, {}, and unmapped at {}, {}; \
+                 the fault was seen {} later.{again}",
                 gone.page.address(),
                 reporter.at(gone.mapped.time),
                 reporter.by(&gone.mapped),

@@ -53,7 +53,8 @@ pub(super) fn run(step: &Step) -> Result<String> {
     report::run(&trace, &folder)?;
     let python = python::run(&folder.join("trace.oche"), step)?;
     Ok(format!(
-        "{perfetto}, {answers}; {packets} packets dissected; babeltrace2 reads {babeltrace}; the report shows every error; Python {python} agrees"
+        "{perfetto}, {answers}; {packets} packets dissected; babeltrace2 reads {babeltrace}; \
+         the report shows every error; Python {python} agrees"
     ))
 }
 

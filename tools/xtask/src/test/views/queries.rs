@@ -15,7 +15,7 @@ use oche::workspace;
 
 use super::trace_processor::{Row, Table, ask};
 use crate::perfetto::{self, Perfetto};
-use events::{Events, Mapped, PAGE, hexadecimal};
+use events::{Events, Mapped, PAGE, address};
 
 mod events;
 
@@ -173,7 +173,7 @@ fn function(code: &str) -> String {
 fn same_remains(table: &Table, events: &Events) -> Result<()> {
     let mut found = BTreeSet::new();
     for row in table.rows() {
-        let (iova, bytes) = (hexadecimal(&row.text("iova")?)?, row.number("bytes")?);
+        let (iova, bytes) = (address(&row.text("iova")?)?, row.number("bytes")?);
         let (device, may, by) = (row.text("device")?, row.text("may")?, row.text("mapped_by")?);
         let first = (row.scaled("since_s", SECOND)?, row.number("outlived")?);
         for page in (iova..iova + bytes).step_by(PAGE as usize) {
@@ -230,7 +230,7 @@ fn fault_row(row: Row<'_>) -> Result<[String; 7]> {
     Ok([
         row.scaled("at_s", SECOND)?.to_string(),
         row.text("device")?,
-        format!("{:#x}", hexadecimal(&row.text("iova")?)?),
+        format!("{:#x}", address(&row.text("iova")?)?),
         row.text("state")?,
         row.scaled("unmapped_for_us", MICROSECOND)?.to_string(),
         row.text("mapped_by")?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use oche::trace::TraceFile;
 use oche::trace::description::TraceDescription;
 use oche::trace::filter::EventFilter;
@@ -10,11 +10,13 @@ use oche::trace::lifetime::StreamPlace;
 use oche::trace::output::write_json;
 use oche::trace::reader::ByteSource;
 use oche::trace::symbols::Symbols;
+use oche::trace::words::parse_address;
+use oche_types::addr::PAGE_BYTES;
 use oche_types::dart::stream::{DartId, StreamId};
 use serde_json::Value;
 
 /// Bytes of a page.
-pub(super) const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = PAGE_BYTES as u64;
 
 /// A DART and a stream.
 pub(super) type Place = (u64, u64);
@@ -69,7 +71,7 @@ impl Events {
         let number = |name: &str| event[name].as_u64().with_context(|| format!("no {name}"));
         let text = |name: &str| event[name].as_str().with_context(|| format!("no {name}"));
         let (time_ns, place) = (number("time_ns")?, (number("dart")?, number("stream")?));
-        let iova = hexadecimal(text("iova")?)?;
+        let iova = address(text("iova")?)?;
         if kind == "io_page_fault" {
             self.faults.push(Fault { time_ns, place, iova });
             return Ok(());
@@ -117,8 +119,7 @@ impl Events {
     }
 }
 
-/// The number that `0x...` says.
-pub(super) fn hexadecimal(text: &str) -> Result<u64> {
-    let digits = text.strip_prefix("0x").context("an address without 0x")?;
-    u64::from_str_radix(digits, 16).with_context(|| format!("the address {text}"))
+/// The address that `text` is.
+pub(super) fn address(text: &str) -> Result<u64> {
+    parse_address(text).map_err(|wanted| anyhow!("{text} is not {wanted}"))
 }
